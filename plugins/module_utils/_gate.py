@@ -1,0 +1,395 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The gate: from counts of requests to a verdict on the canary. Private to the collection, pure.
+
+Words: p_c, p_b are the rates of bad requests of canary and stable. The tolerance T = max(ratio * p_b, floor) is one
+and the same for both questions, "is p_c > T proven?" (`fail`) and "is p_c < T proven?" (`pass`).
+
+**fail.** "p_c <= T" is "p_c <= ratio p_b or p_c <= floor". The *relative* arm is an e-process against the one, the
+*absolute* arm against the other, both over the whole release; the lesser of the two is one against "either", so at
+1/alpha_fail it is proof, at whichever look. Once proven stays proven.
+
+**pass.** "p_c >= T" is both at once, so the mean of the two opposite arms is an e-process against it. Only windows of
+this step at this weight count: what was seen at 10 % of the traffic proves nothing about 50 %.
+
+**Late onset.** The arms of `fail` keep `HELD` of their stake back (`_sequential`). It is bet at each step's first
+canary request (`STEP_SHARE` of what is left), and, as steps may be long, again after every `PERIOD`/floor canary
+requests: so often that a good run since the last restart costs the absolute arm little (`PERIOD` expected bad
+requests at the limit, exp(-PERIOD (f - 1)) for an alternative f times the limit). The k-th of these takes 1/(SLOW +
+k) of what is left, so that stake number 1,000 is still no less than a few 1/100,000, a few more bad requests to
+overcome. The times are functions of the number of canary requests only. A window of only good requests is cut at
+them, one with bad requests is not (restart at its end): for the sake of `compact`, and on the safe side, as good
+requests can only cost the fresh bets.
+
+**Stable without traffic** (weight 100, or its requests cease: so many canary requests without one of stable's that
+chance does it less than once in 20,000 times, `_silence`). The relative arm cannot move, and the lesser of the two
+arms would block for ever. But it is a bet against "p_c <= ratio p_b", and p_b is known: not above its upper
+confidence bound U over what was recorded of stable while it had traffic, but for a probability of alpha_fail/10. So
+from then on the relative arm bets against the fixed rate ratio * U instead; what it has won or lost so far stays, and
+a tenth of its wealth pays for U (P(E/0.9 >= 1/alpha) <= 0.9 alpha, plus alpha/10). With the absolute arm against the
+floor, the lesser of both is again one against max(floor, ratio U). When stable has traffic again the arm compares as
+before. A record too thin to say anything (ratio U > 1/2) would excuse everything: then half of all requests bad is
+beyond tolerance, unless stable itself has been seen that bad. `pass` uses the same limit, with U at most twice the
+rate that was seen: the same as soon as the record knows the rate within a factor of two, and nothing passes because
+little is known.
+"""
+
+from __future__ import annotations
+
+from math import ceil, inf, log
+from typing import TYPE_CHECKING
+
+from ._sequential import RateTest, RatioInterval, RatioTest, Side, log_mean, rate_gains, upper_bound
+from ._verdict import Counts, Health, Kind, Tolerance, Verdict, Window, odds, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Counts", "Gate", "Health", "Kind", "Tolerance", "Verdict", "Window", "compact", "judge", "requests_to_pass"]
+
+HELD = 0.5
+STEP_SHARE = 0.25
+PERIOD = 1.5
+SLOW = 20
+#: Part of alpha_fail that pays for the upper bound of stable's rate.
+BOUND_SHARE = 0.1
+
+
+class _Arms:
+    """Relative and absolute arm of one question, kept in step."""
+
+    __slots__ = ("absolute", "relative", "side", "stood_in")
+
+    def __init__(self, tolerance: Tolerance, side: Side, held: float) -> None:
+        self.side: Side = side
+        self.relative = RatioTest(tolerance.ratio, side, tolerance.burst, held)
+        self.absolute = RateTest(tolerance.floor, side, tolerance.burst, held)
+        self.stood_in = False
+
+    def copy(self) -> _Arms:
+        """An independent copy."""
+        other = _Arms.__new__(_Arms)
+        other.side, other.stood_in = self.side, self.stood_in
+        other.relative, other.absolute = self.relative.copy(), self.absolute.copy()
+        return other
+
+    def update(self, counts: tuple[int, int, int, int], limit: float | None, burst: float) -> None:
+        """Take in n_c, x_c, n_b, x_b; with a `limit` it stands in for stable's traffic."""
+        n_c, x_c, n_b, x_b = counts
+        self.absolute.update(n_c, x_c)
+        if limit is None:
+            self.relative.update(n_c, x_c, n_b, x_b)
+        elif n_c > 0:
+            if self.side == "worse" and not self.stood_in:
+                self.relative.stake.give_up(-log(1.0 - BOUND_SHARE))
+            self.stood_in = True
+            self.relative.stake.win(rate_gains(limit, self.side, n_c, x_c, burst))
+
+    def restart(self, share: float) -> None:
+        """Bet `share` of what both hold back."""
+        self.relative.stake.restart(share)
+        self.absolute.stake.restart(share)
+
+
+def _silence(weight: int) -> int:
+    """So many canary requests in a row without one of stable's: chance does it once in 20,000 times."""
+    return ceil(1000 / (100 - weight)) if weight < 100 else 0
+
+
+class _Follow:
+    """Which windows are judged without stable's traffic: depends on numbers of requests only, not on how they went."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self) -> None:
+        self._run = 0
+
+    def stands_in(self, w: Window) -> bool:
+        """Whether stable's record has to stand in for its traffic in this window; call once for each, in order."""
+        if w.weight == 100:
+            return True
+        if w.n_b > 0:
+            self._run = 0
+            return False
+        gone = self._run >= _silence(w.weight)
+        self._run += w.n_c
+        return gone
+
+
+class Gate:
+    """Takes windows in as they come and tells the verdict at any time. `judge` gives the same from all windows at once.
+
+    Windows with weight 0 (before the release) only tell stable's rate. ValueError for counts that cannot be.
+    """
+
+    def __init__(self, tolerance: Tolerance) -> None:
+        tolerance.check()
+        self.tolerance = tolerance
+        self.step, self.weight = 0, 0
+        self.release = Counts()
+        self.proven: Counts | None = None  # the release's counts when a failure was proven first
+        self._follow = _Follow()
+        self._record = [0, 0]  # stable's requests and bad requests while it had traffic
+        self._fail = _Arms(tolerance, "worse", HELD)
+        self._past = RatioInterval(tolerance.burst)
+        self._peak = 0.0
+        self._period = ceil(PERIOD * tolerance.burst / tolerance.floor)
+        self._since = 0  # canary requests since the last restart
+        self._restarts = 0
+        self._onset: tuple[int, int] | None = None  # the step that a share was spent on last
+        # Good canary requests not yet taken in. They are at the same places however windows are cut, so that
+        # compacted evidence gives the same verdict to the last bit.
+        self._pending, self._standing = 0, False
+        self._fresh_step()
+
+    def _fresh_step(self) -> None:
+        self.counts = Counts()
+        self._pass = _Arms(self.tolerance, "better", 0.0)
+        self._interval = RatioInterval(self.tolerance.burst)
+
+    def begin_step(self, step: int, weight: int) -> None:
+        """The step that verdicts are about from now on. Saying it again changes nothing."""
+        if (step, weight) != (self.step, self.weight):
+            self._settle()
+            self._past.merge(self._interval)
+            self.step, self.weight = step, weight
+            self._fresh_step()
+
+    def observe(self, w: Window) -> None:
+        """Take in one window; it begins its step if need be."""
+        w.check()
+        self.begin_step(w.step, w.weight)
+        standing = self._follow.stands_in(w)
+        if standing != self._standing:
+            self._settle()
+            self._standing = standing
+        if w.weight > 0:
+            self.counts, self.release = self.counts.plus(w), self.release.plus(w)
+        if w.weight > 0 and w.n_c > 0:
+            self._canary(w)
+        if w.weight < 100:
+            self._record[0] += w.n_b
+            self._record[1] += w.x_b
+
+    def _canary(self, w: Window) -> None:
+        if self._onset != (w.step, w.weight):
+            if self._onset is not None:
+                self._settle()
+                self._fail.restart(STEP_SHARE)
+                self._since = 0
+            self._onset = (w.step, w.weight)
+        if w.clean:
+            left = w.n_c
+            while self._since + left >= self._period:
+                part = self._period - self._since
+                self._pending += part
+                left -= part
+                self._settle()
+                self._restart()
+            self._pending += left
+            self._since += left
+            return
+        self._settle()
+        for arms in (self._fail, self._pass):
+            arms.update((w.n_c, w.x_c, w.n_b, w.x_b), self._limit(arms.side), self.tolerance.burst)
+        if not self._standing:
+            self._interval.update(w.n_c, w.x_c, w.n_b, w.x_b)
+        self._since += w.n_c
+        if self._since >= self._period:
+            self._restart()
+        self._check()
+
+    def _restart(self) -> None:
+        self._restarts += 1
+        self._fail.restart(1.0 / (SLOW + self._restarts))
+        self._since = 0
+
+    def _settle(self) -> None:
+        if self._pending:
+            for arms in (self._fail, self._pass):
+                arms.update((self._pending, 0, 0, 0), self._limit(arms.side), self.tolerance.burst)
+            self._pending = 0
+
+    def _limit(self, side: Side) -> float | None:
+        """The fixed rate that stands in for ratio * stable's rate; None while stable has traffic."""
+        if not self._standing:
+            return None
+        n, x = self._record
+        ratio = self.tolerance.ratio
+        seen = x / n if n else 0.0
+        bound = upper_bound(n, x, BOUND_SHARE * self.tolerance.alpha_fail, self.tolerance.burst)
+        if side == "better":
+            return ratio * min(bound, 2.0 * seen)
+        return ratio * bound if ratio * seen > 0.5 else min(ratio * bound, 0.5)
+
+    def _check(self) -> None:
+        e = min(self._fail.relative.log_e, self._fail.absolute.log_e)
+        if self.proven is None and e >= -log(self.tolerance.alpha_fail):
+            self.proven = self.release
+        self._peak = max(self._peak, e)
+
+    def _now(self, arms: _Arms) -> _Arms:
+        """The arms with what is pending, which stays pending: asking changes nothing."""
+        if self._pending:
+            arms = arms.copy()
+            arms.update((self._pending, 0, 0, 0), self._limit(arms.side), self.tolerance.burst)
+        return arms
+
+    def verdict(self, min_over: bool, source_ok: bool = True, why: str = "", health: Health | None = None) -> Verdict:
+        """The verdict on the step of `begin_step` (or of the last window).
+
+        min_over: the least time of the step is over. source_ok, why: the source answers with enough coverage, or why
+        not. Precedence: a failure seen without statistics, a proven one, `no_data`, `pass`, `wait`.
+        """
+        fail, good = self._now(self._fail), self._now(self._pass)
+        proven = self.proven is not None
+        e_fail = self._peak if proven else min(fail.relative.log_e, fail.absolute.log_e)
+        e_pass = log_mean(good.relative.log_e, good.absolute.log_e)
+        limit = self._limit("worse")
+        n_b, x_b = self._record
+        allowed = limit if limit is not None else self.tolerance.ratio * x_b / n_b if n_b else 0.0
+        tolerated = max(self.tolerance.floor, min(allowed, 1.0))
+        sick = health.failure(self.weight) if health else ""
+        enough = e_pass >= -log(self.tolerance.alpha_pass)
+        kind: Kind
+        if sick:
+            kind, reason = "fail", sick
+        elif proven:
+            kind, reason = "fail", f"beyond the tolerance of {percent(tolerated)} is proven, {odds(e_fail)}"
+        elif not source_ok:
+            kind, reason = "no_data", why or "the source of the counts does not answer"
+        elif self.counts.n_c == 0:
+            kind, reason = "no_data", why or f"no request has reached the canary at {self.weight} % yet"
+        elif enough and min_over:
+            kind, reason = "pass", f"within the tolerance of {percent(tolerated)} is proven, {odds(e_pass)}"
+        elif enough:
+            kind, reason = "wait", "within tolerance is proven, the time of the step is not over"
+        else:
+            kind, reason = "wait", f"neither beyond nor within the tolerance of {percent(tolerated)} is proven yet"
+        interval, counts = self._interval, self.counts
+        if kind == "fail":
+            interval, counts = RatioInterval(self.tolerance.burst), self.release
+            interval.merge(self._past)
+            interval.merge(self._interval)
+        low, high = interval.bounds()
+        more = 0 if enough else self._more(good)
+        pace = self.counts.n_c / self.counts.seconds if self.counts.seconds > 0 else 0.0
+        return Verdict(
+            kind=kind,
+            step=self.step,
+            weight=self.weight,
+            counts=self.counts,
+            release=self.release,
+            e_fail=e_fail,
+            e_pass=e_pass,
+            ratio=counts.ratio,
+            ratio_low=low,
+            ratio_high=None if high == inf else high,
+            tolerance=tolerated,
+            stable_silent=limit is not None,
+            alpha_fail=self.tolerance.alpha_fail,
+            alpha_pass=self.tolerance.alpha_pass,
+            more_requests=more,
+            more_seconds=None if more is None or pace <= 0 else more / pace,
+            reason=reason,
+        )
+
+    def _more(self, good: _Arms) -> int | None:
+        """Canary requests still needed for a pass if the rates of this step go on."""
+        c = self.counts
+        if c.n_c == 0:
+            return None
+        stable = c.n_b / c.n_c
+        bad_c, bad_b = c.x_c / c.n_c, c.x_b / c.n_c
+        limit = self._limit("better")
+        if limit is not None:
+            relative = rate_gains(limit, "better", 1, bad_c, self.tolerance.burst)
+        elif stable > 0:
+            relative = good.relative.gains(1, bad_c, stable, bad_b)
+        else:
+            relative = None
+        return _requests(good, relative, good.absolute.gains(1, bad_c), self.tolerance.alpha_pass)
+
+
+def _requests(arms: _Arms, relative: list[float] | None, absolute: list[float], alpha: float) -> int | None:
+    """Canary requests until the mean of both arms is 1/alpha, each request bringing these gains; None: never."""
+
+    def short(n: float) -> bool:
+        bets = []
+        for test, gains in ((arms.relative, relative), (arms.absolute, absolute)):
+            stake = test.stake.copy()
+            stake.win([n * g for g in gains or ()] or [0.0] * len(stake.bets))
+            bets.append(stake.log_e)
+        return log_mean(bets[0], bets[1]) < -log(alpha)
+
+    # The mean is convex in n and below its goal at 0: it reaches the goal once, or never.
+    low, high = 0.0, 64.0
+    while short(high):
+        low, high = high, 2.0 * high
+        if high > 1e12:
+            return None
+    while high - low > max(0.5, 0.002 * high):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if short(middle) else (low, middle)
+    return ceil(high)
+
+
+def requests_to_pass(
+    tolerance: Tolerance, rate_canary: float = 0.0, rate_stable: float = 0.0, weight: int = 10
+) -> int | None:
+    """About how many canary requests a step at `weight` percent (1..99) takes to pass at these rates (0..1).
+
+    From the expected gain of each request, so about half of all steps take longer; exact without errors. None: at these
+    rates there is no pass.
+    """
+    tolerance.check()
+    if not 1 <= weight <= 99:
+        raise ValueError(f"weight: expected 1 to 99, got {weight}")
+    arms = _Arms(tolerance, "better", 0.0)
+    stable = (100 - weight) / weight
+    relative = arms.relative.gains(1, rate_canary, stable, stable * rate_stable)
+    return _requests(arms, relative, arms.absolute.gains(1, rate_canary), tolerance.alpha_pass)
+
+
+def judge(
+    windows: Iterable[Window],
+    tolerance: Tolerance,
+    min_over: bool,
+    source_ok: bool = True,
+    why: str = "",
+    *,
+    health: Health | None = None,
+    step: int | None = None,
+    weight: int | None = None,
+) -> Verdict:
+    """The verdict on all windows at once; `step`, `weight`: the present step, if it may have no window yet."""
+    gate = Gate(tolerance)
+    for w in windows:
+        gate.observe(w)
+    if step is not None and weight is not None:
+        gate.begin_step(step, weight)
+    return gate.verdict(min_over, source_ok, why, health)
+
+
+def compact(windows: Iterable[Window]) -> list[Window]:
+    """Fewer windows with the same verdict, now and after any further windows, to the last bit.
+
+    Neighbours without bad requests in the same step and weight add up, as long as it stays the same for how many
+    canary requests stable has been silent.
+    """
+    out: list[tuple[Window, bool]] = []
+    follow = _Follow()
+    for window in windows:
+        w, standing = window, follow.stands_in(window)
+        while out:
+            last, last_standing = out[-1]
+            fits = w.clean and last.clean and (last.step, last.weight, last_standing) == (w.step, w.weight, standing)
+            # Merged, the silence would begin anew at the end of the sum.
+            if not fits or (w.n_b == 0 and w.n_c > 0 and last.n_b > 0):
+                break
+            out.pop()
+            seconds, n_c, n_b = last.seconds + w.seconds, last.n_c + w.n_c, last.n_b + w.n_b
+            w = Window(w.step, w.weight, seconds, n_c, 0, n_b, 0)
+        out.append((w, standing))
+    return [w for w, _ in out]
