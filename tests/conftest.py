@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes `ansible_collections.progressive.istio` importable: the collection root of `tests/env/setup`, for plain pytest runs."""
+"""Makes the collection importable in plain pytest runs, through the collection root of `tests/env/setup`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@
 Under the cache (`PROGRESSIVE_ISTIO_CACHE`, default `~/.cache/progressive-istio`):
 
 * `env/<name>`: a virtual environment with the exact versions of `requirements-<name>.txt`.
-* `collections/kubernetes.core-<ansible release>`: the one collection that we depend on, taken out of the package `ansible`.
+* `collections/kubernetes.core-<ansible release>`: the one collection that we need,
+  taken out of the package `ansible`.
 * `collections/<checkout>` and `collections/<checkout>-<name>`: a collection root for each environment, in which
   `progressive/istio` is a link to the checkout; `<checkout>` is a digest of its path.
 * `home`: the home directory for ansible-test, which keeps its own virtual environments under `~/.ansible`.
@@ -45,7 +46,7 @@ class Environment:
     """One supported combination.
 
     `pythons` are the interpreters that fit, the one that we test with first. `ansible` is the release of the package
-    `ansible` whose kubernetes.core is used. `bootstrap` is the file that this ansible-core's ansible-test starts pip with.
+    `ansible` whose kubernetes.core is used. `bootstrap` is the file with which its ansible-test starts pip.
     """
 
     name: str
@@ -124,11 +125,12 @@ def links(environment: Environment) -> dict[Path, Path]:
 
 
 def linked(environment: Environment) -> bool:
-    return all(link.is_symlink() and link.readlink() == target and target.exists() for link, target in links(environment).items())
+    wanted = links(environment).items()
+    return all(link.is_symlink() and link.readlink() == target and target.exists() for link, target in wanted)
 
 
 def variables(environment: Environment) -> dict[str, str]:
-    """Environment variables that make the environment the current one. They also hide the user's own Ansible settings."""
+    """Environment variables that make the environment the current one."""
     return {
         "ANSIBLE_COLLECTIONS_PATH": str(environment.collections),
         "PATH": f"{environment.bin}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -140,12 +142,13 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(what: str, command: Sequence[str | Path], cwd: Path | None = None) -> None:
+def run(what: str, command: Sequence[str | Path]) -> None:
     """Run a command of the set-up; its output is shown only when it fails.
 
     Raises SetupError with `what` and the last lines of the output.
     """
-    done = subprocess.run([str(word) for word in command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         tail = "\n  ".join(done.stdout.strip().splitlines()[-12:])
         raise SetupError(f"{what}: `{Path(command[0]).name}` ended with {done.returncode}:\n  {tail}")
@@ -155,14 +158,14 @@ def version_of(python: str) -> str:
     """`major.minor` of an interpreter, empty when it does not run (a pyenv shim of a version that is not selected)."""
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
-        done = subprocess.run([python, "-c", ask], capture_output=True, text=True)
+        done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def find_python(environment: Environment) -> str:
-    """The interpreter for an environment: PYTHON312 and the like, then PATH, then pyenv's folder, the preferred version first.
+    """The interpreter for an environment: PYTHON312 and the like, PATH, pyenv's folder, in this order.
 
     Raises SetupError naming what to install.
     """
@@ -179,14 +182,17 @@ def find_python(environment: Environment) -> str:
         for candidate in candidates:
             if candidate and version_of(candidate) == version:
                 return candidate
-    first, variable = environment.pythons[0], "PYTHON" + environment.pythons[0].replace(".", "")
-    others = " or ".join(environment.pythons[1:])
-    raise SetupError(f"{environment.name} needs Python {first} (or {others}), found none: install it or set {variable}=/path/to/python{first}")
+    first = environment.pythons[0]
+    wanted = " or ".join(environment.pythons)
+    variable = f"PYTHON{first.replace('.', '')}"
+    raise SetupError(
+        f"{environment.name} needs Python {wanted} and none was found: install python{first} or set {variable} to it"
+    )
 
 
 def need_ensurepip(python: str) -> None:
     """Debian keeps ensurepip in a package of its own: install it where we may, else say so."""
-    if subprocess.run([python, "-c", "import ensurepip"], capture_output=True).returncode == 0:
+    if subprocess.run([python, "-c", "import ensurepip"], capture_output=True, check=False).returncode == 0:
         return
     package = f"python{version_of(python)}-venv"
     if os.geteuid() != 0 or not shutil.which("apt-get"):
@@ -196,17 +202,22 @@ def need_ensurepip(python: str) -> None:
     run(package, ["apt-get", "-qqy", "install", package])
 
 
+def pip_of(environment: Environment) -> list[str]:
+    return [str(environment.bin / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
+
+
 def make_venv(environment: Environment) -> None:
     """Install the pinned requirements into a new virtual environment; the stamp is written last."""
     python = find_python(environment)
     need_ensurepip(python)
     began = time.monotonic()
     pins = [line for line in environment.requirements.read_text("utf-8").splitlines() if "==" in line]
-    say(f"env {environment.name}: {len(pins)} packages for Python {version_of(python)}, about {max(20, len(pins) * 2 // 3)} s")
+    about = max(20, len(pins) * 2 // 3)
+    say(f"env {environment.name}: {len(pins)} packages for Python {version_of(python)}, about {about} s")
     shutil.rmtree(environment.venv, ignore_errors=True)
     environment.venv.parent.mkdir(parents=True, exist_ok=True)
     run(environment.name, [python, "-m", "venv", environment.venv])
-    pip = [environment.bin / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    pip = pip_of(environment)
     run(environment.name, [*pip, "install", "--no-deps", "--requirement", environment.requirements])
     run(environment.name, [*pip, "check"])
     make_kubernetes_core(environment)
@@ -224,7 +235,7 @@ def make_kubernetes_core(environment: Environment) -> None:
     prefix = "ansible_collections/kubernetes/core/"
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpack-") as name:
         folder = Path(name)
-        pip = [environment.bin / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
+        pip = pip_of(environment)
         run("kubernetes.core", [*pip, "download", "--no-deps", "--dest", folder, f"ansible=={environment.ansible}"])
         wheel = next(folder.glob("ansible-*.whl"))
         with zipfile.ZipFile(wheel) as archive:
@@ -243,7 +254,7 @@ def make_links(environment: Environment) -> None:
 
 
 def make_home() -> Path:
-    """A home directory for ansible-test, so that the user's `~/.ansible` stays as it is. pip's settings are carried over."""
+    """A home directory for ansible-test, so that the user's `~/.ansible` stays as it is; with pip's settings."""
     home = cache() / "home"
     folder = home / ".ansible" / "test" / "cache"
     folder.mkdir(parents=True, exist_ok=True)
@@ -304,10 +315,10 @@ def any_environment() -> Environment:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Make the virtual environments and collection roots of this checkout, outside it.")
-    parser.add_argument("--env", action="append", choices=sorted(ENVIRONMENTS), help="only this one (more than once: these)")
-    parser.add_argument("--any", action="store_true", help=f"one that runs playbooks: {MAIN}, or what this machine has a Python for")
-    parser.add_argument("--print", action="store_true", help="print shell lines that make the first one current (implies --any)")
+    parser = argparse.ArgumentParser(description="Make virtual environments and collection roots.")
+    parser.add_argument("--env", action="append", choices=sorted(ENVIRONMENTS), help="only this one (may be repeated)")
+    parser.add_argument("--any", action="store_true", help=f"only {MAIN}, or what this machine has a Python for")
+    parser.add_argument("--print", action="store_true", help="as --any, and print shell lines that make it current")
     arguments = parser.parse_args()
     try:
         if arguments.env:

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Every target prepares what it needs by itself; nothing is installed into the checkout.
+.DEFAULT_GOAL := help
+CHECK := tests/env/check
+GROUPS := lint types repo unit sim sanity collection molecule
+
+.PHONY: help env lab demo demo-down test soak bench docs $(GROUPS)
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## On a real cluster: install, deploy, release v2, see a broken v3 taken back
+	@tests/demo/run
+
+demo-down: ## Remove what the demo made
+	@tests/demo/down
+
+test: ## All checks: lint, types, unit, simulated releases, sanity, the collection, molecule on the lab
+	@$(CHECK)
+
+env: ## The virtual environments, outside the checkout
+	@tests/env/setup
+
+lab: ## Build the lab: kind, its node image, Istio, the images (minutes, once)
+	@tests/lab/lab build
+
+lint: ## ruff, yamllint, ansible-lint, documentation and changelog
+types: ## mypy, strict
+repo: ## Rules of this repository: layers, sizes, variables, versions
+unit: ## Unit tests, with the oldest and the newest of what is supported
+sim: ## Simulated releases, killed at every write
+sanity: ## ansible-test sanity, with the oldest and the newest ansible-core
+collection: ## Build the tarball, look into it, install it elsewhere and use it
+molecule: ## All molecule scenarios on the lab
+$(GROUPS):
+	@$(CHECK) $@
+
+soak: ## Repeated releases under load, hours; writes a dated result file
+	@tests/soak/run
+
+bench: ## What the modules cost, against kubernetes.core
+	@tests/bench/run
+
+docs: ## The reference of modules and roles, as files under the cache
+	@tests/env/check --reference

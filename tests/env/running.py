@@ -1,0 +1,249 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs steps, each with a log of its own and a line of the report. Knows nothing of what the steps are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+TAIL = 40  # lines of the log that are shown when a step fails
+TERM_SECONDS = 20.0  # how long a command may clean up after SIGTERM
+
+
+class Failed(Exception):
+    """A step that did not pass. The message is one line; `failed` of `passed + failed` checks did not pass."""
+
+    def __init__(self, message: str, *, passed: int = 0, failed: int = 1) -> None:
+        super().__init__(message)
+        self.passed = passed
+        self.failed = failed
+
+
+class Commands:
+    """The commands that run now, so that an interrupted run leaves none behind."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopping = False
+
+    @contextlib.contextmanager
+    def started(
+        self, command: Sequence[str], cwd: Path | None, environment: Mapping[str, str], output: IO[bytes]
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        with self._lock:
+            if self._stopping:
+                raise Failed("interrupted")
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self._running.add(process)
+        try:
+            yield process
+        finally:
+            stop(process)
+            with self._lock:
+                self._running.discard(process)
+
+    def stop(self) -> None:
+        """Refuse new commands and end those that run."""
+        with self._lock:
+            self._stopping = True
+            running = list(self._running)
+        for process in running:
+            stop(process)
+
+    def resume(self) -> None:
+        """Allow commands again: for what has to be cleaned up after an interruption."""
+        with self._lock:
+            self._stopping = False
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a command and what it started in its own session: SIGTERM, then SIGKILL after TERM_SECONDS."""
+    for number, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, TERM_SECONDS)):
+        if process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+
+
+@dataclass(slots=True)
+class Log:
+    """What a step may use: its log file and a way to run commands into it."""
+
+    path: Path
+    commands: Commands
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, text: str) -> None:
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+
+    def text(self) -> str:
+        return self.path.read_text("utf-8", "replace")
+
+    def run(
+        self,
+        command: Sequence[str | Path],
+        *,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        seconds: float = 600.0,
+        follow: bool = False,
+        may_fail: bool = False,
+    ) -> str:
+        """Run a command; its output (both streams) is returned and logged, with `follow` also shown as it comes.
+
+        Raises Failed when it ends with another code than 0 (unless it `may_fail`) or takes longer than `seconds`.
+        """
+        words = [str(word) for word in command]
+        everything = {**os.environ, **self.environment, **(environment or {})}
+        self.write("$ " + " ".join(words))
+        at = self.path.stat().st_size
+        with self.path.open("ab") as stream, self.commands.started(words, cwd, everything, stream) as process:
+            ended = self._wait(process, at, seconds, follow)
+        if ended is None:
+            raise Failed(f"`{words[0].rpartition('/')[2]}` took longer than {seconds:.0f} s and was stopped")
+        if ended and not may_fail:
+            raise Failed(f"`{' '.join([words[0].rpartition('/')[2], *words[1:4]])}` ended with {ended}")
+        with self.path.open("rb") as stream:
+            stream.seek(at)
+            return stream.read().decode("utf-8", "replace")
+
+    def _wait(self, process: subprocess.Popen[bytes], at: int, seconds: float, follow: bool) -> int | None:
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.5 if follow else max(0.0, deadline - time.monotonic()))
+            if follow:
+                with self.path.open("rb") as stream:
+                    stream.seek(at)
+                    fresh = stream.read()
+                at += len(fresh)
+                sys.stdout.write(fresh.decode("utf-8", "replace"))
+                sys.stdout.flush()
+            if process.returncode is not None:
+                return process.returncode
+            if time.monotonic() >= deadline:
+                return None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the report. `work` returns how many checks passed; `alone` steps do not share the machine."""
+
+    name: str
+    group: str
+    about: str
+    work: Callable[[Log], int]
+    alone: bool = False
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    step: Step
+    seconds: float
+    passed: int
+    failed: int
+    message: str
+
+    @property
+    def ok(self) -> bool:
+        return self.failed == 0
+
+
+class Runner:
+    """Runs steps, two at a time where they may share the machine, and prints a line for each."""
+
+    def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
+        self.commands = Commands()
+        self.results: list[Result] = []
+        self._logs = logs
+        self._environment = environment
+        self._printing = threading.Lock()
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def run(self, steps: Sequence[Step]) -> list[Result]:
+        """Run everything, also after a failure; a step whose `needs` failed counts as failed."""
+        together = [step for step in steps if not step.alone]
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            waiting = [pool.submit(self.one, step) for step in together]
+            try:
+                for future in waiting:
+                    future.result()
+            except BaseException:
+                for future in waiting:
+                    future.cancel()
+                self.commands.stop()
+                raise
+        for step in steps:
+            if step.alone:
+                self.one(step)
+        return self.results
+
+    def one(self, step: Step) -> Result:
+        log = Log(self._logs / f"{step.name.replace('/', '-')}.log", self.commands, self._environment)
+        log.path.write_text("", "utf-8")
+        began = time.monotonic()
+        broken = [result.step.name for result in self.results if not result.ok and result.step.name in step.needs]
+        passed, failed, message = 0, 0, ""
+        if step.alone:
+            self._say(f"....  {step.name}: {step.about}")
+        try:
+            if broken:
+                raise Failed(f"not run: {broken[0]} failed")
+            passed = step.work(log)
+            if passed < 1:
+                raise Failed("it checked nothing")
+        except Failed as error:
+            passed, failed, message = error.passed, error.failed, str(error)
+        except OSError as error:
+            failed, message = 1, str(error)
+        result = Result(step, time.monotonic() - began, passed, failed, message)
+        self.results.append(result)
+        self._say(line(result))
+        if failed and not broken:
+            tail = log.text().splitlines()[-TAIL:]
+            self._say("".join(f"    | {text}\n" for text in tail) + f"    | log: {log.path}")
+        return result
+
+    def _say(self, text: str) -> None:
+        with self._printing:
+            print(text, flush=True)
+
+
+def line(result: Result) -> str:
+    mark = "ok  " if result.ok else "FAIL"
+    text = f"{mark}  {result.step.name:<18} {result.seconds:6.1f} s  {result.passed} passed"
+    if result.failed:
+        text += f", {result.failed} failed"
+    return f"{text}: {result.message}" if result.message else text
+
+
+def table(results: Sequence[Result]) -> str:
+    """The closing table and the closing line, `N passed, N failed`, alone on its line."""
+    rows = ["", *(line(result) for result in results), ""]
+    rows.append(f"{sum(result.passed for result in results)} passed, {sum(result.failed for result in results)} failed")
+    return "\n".join(rows)

@@ -1,0 +1,94 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the metadata says is what is there: versions, action group, redirects, variables of the roles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+MODULES = sorted(path.stem for path in (CHECKOUT / "plugins" / "modules").glob("*.py"))
+ACTIONS = sorted(path.stem for path in (CHECKOUT / "plugins" / "action").glob("*.py"))
+ROLES = sorted(path.name for path in (CHECKOUT / "roles").glob("*") if path.is_dir())
+
+
+def load(*parts: str) -> Any:
+    return yaml.safe_load(CHECKOUT.joinpath(*parts).read_text("utf-8"))
+
+
+def options(role: str) -> dict[str, dict[str, Any]]:
+    """Options of all entry points of a role."""
+    specs = load("roles", role, "meta", "argument_specs.yml")["argument_specs"]
+    return {name: option for spec in specs.values() for name, option in spec.get("options", {}).items()}
+
+
+def defaults(role: str) -> dict[str, Any]:
+    found: dict[str, Any] = load("roles", role, "defaults", "main.yml") or {}
+    return found
+
+
+def test_there_are_modules_and_roles() -> None:
+    assert MODULES
+    assert ROLES
+
+
+def test_the_changelog_is_of_this_version() -> None:
+    releases = load("changelogs", "changelog.yaml")["releases"]
+    newest = max(releases, key=lambda version: tuple(int(part) for part in version.split(".")))
+    assert load("galaxy.yml")["version"] == newest
+    assert f"\nv{newest}\n" in (CHECKOUT / "CHANGELOG.rst").read_text("utf-8")
+
+
+def test_the_action_group_lists_every_module() -> None:
+    group = load("meta", "runtime.yml")["action_groups"]["istio"]
+    assert sorted(member for member in group if isinstance(member, str)) == MODULES
+    assert [member for member in group if not isinstance(member, str)] == [
+        {"metadata": {"extend_group": ["kubernetes.core.k8s"]}}
+    ]
+
+
+def test_every_module_has_an_action_plugin() -> None:
+    redirects = load("meta", "runtime.yml")["plugin_routing"]["action"]
+    assert sorted([*redirects, *ACTIONS]) == MODULES
+    assert {redirect["redirect"] for redirect in redirects.values()} == {"kubernetes.core.k8s_info"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_share_their_documentation(module: str) -> None:
+    documentation = {}
+    for line in (
+        (CHECKOUT / "plugins" / "modules" / f"{module}.py").read_text("utf-8").split('DOCUMENTATION = r"""')[1:]
+    ):
+        documentation = yaml.safe_load(line.partition('"""')[0])
+    assert documentation["module"] == module
+    assert "kubernetes.core.k8s_auth_options" in documentation["extends_documentation_fragment"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults_and_argument_specs_name_the_same_variables(role: str) -> None:
+    required = {name for name, option in options(role).items() if option.get("required")}
+    assert set(defaults(role)) == set(options(role)) - required
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_documented_defaults_are_the_defaults(role: str) -> None:
+    documented = {name: option["default"] for name, option in options(role).items() if "default" in option}
+    real = defaults(role)
+    assert {name: value for name, value in documented.items() if value != real.get(name)} == {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_options_are_described(role: str) -> None:
+    assert [
+        name for name, option in options(role).items() if not option.get("description") or "type" not in option
+    ] == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_variables_begin_with_the_name_of_the_role(role: str) -> None:
+    assert [name for name in defaults(role) if not name.startswith(f"{role}_")] == []

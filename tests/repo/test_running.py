@@ -1,0 +1,89 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The runner of the checks: a failure is seen, a check of nothing is one, and no process is left behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from running import Failed, Log, Runner, Step, table
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path / "logs", {})
+
+
+def shell(script: str, seconds: float = 20.0) -> Step:
+    def work(log: Log) -> int:
+        return len(log.run(["sh", "-c", script], seconds=seconds).splitlines())
+
+    return Step("shell", "group", "about", work)
+
+
+def test_the_lines_of_the_output_are_counted(runner: Runner) -> None:
+    result = runner.one(shell("echo one; echo two >&2"))
+    assert (result.ok, result.passed, result.failed) == (True, 2, 0)
+
+
+def test_a_failure_shows_the_end_of_the_log(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    result = runner.one(shell("seq 1 100; echo the reason; exit 3"))
+    shown = capsys.readouterr().out
+    assert not result.ok
+    assert "ended with 3" in result.message
+    assert "| the reason\n" in shown
+    assert "| 1\n" not in shown
+
+
+def test_a_step_that_checks_nothing_fails(runner: Runner) -> None:
+    assert runner.one(shell("true")).message == "it checked nothing"
+
+
+def test_a_program_that_is_not_there_is_a_failure(runner: Runner) -> None:
+    step = Step("absent", "group", "about", lambda log: len(log.run(["no-such-program"])))
+    assert "no-such-program" in runner.one(step).message
+
+
+def test_a_command_that_hangs_is_stopped_with_its_children(runner: Runner, tmp_path: Path) -> None:
+    began = time.monotonic()
+    result = runner.one(shell(f"sleep 300 & echo $! >{tmp_path}/child; wait", seconds=0.5))
+    assert "took longer than" in result.message
+    assert time.monotonic() - began < 10
+    child = int((tmp_path / "child").read_text("utf-8"))
+    assert not alive(child)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_needs_a_failed_step_is_not_run_and_counts_as_failed(runner: Runner, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    broken = Step("first", "group", "about", fail)
+    dependent = Step("second", "group", "about", lambda _log: mark.write_text("x"), alone=True, needs=("first",))
+    results = runner.run([broken, dependent])
+    assert [result.ok for result in results] == [False, False]
+    assert not mark.exists()
+
+
+def fail(_log: Log) -> int:
+    raise Failed("on purpose", passed=3, failed=2)
+
+
+def test_the_closing_line_adds_up(runner: Runner) -> None:
+    runner.run([Step("bad", "group", "about", fail), shell("echo one")])
+    assert table(runner.results).splitlines()[-1] == "4 passed, 2 failed"
+
+
+def test_after_a_stop_nothing_is_started(runner: Runner) -> None:
+    runner.commands.stop()
+    assert runner.one(shell("echo one")).message == "interrupted"
