@@ -91,6 +91,10 @@ class Stake:
             fresh = log(stake / len(FACTORS))
             self.bets = [b + log1p(exp(fresh - b)) if b > fresh else fresh + log1p(exp(b - fresh)) for b in self.bets]
 
+    def lose(self, nats: float) -> None:
+        """Throw away bets: they are multiplied by exp(-nats). What is held back stays."""
+        self.bets = [b - nats for b in self.bets]
+
     def give_up(self, nats: float) -> None:
         """Throw away wealth: everything is multiplied by exp(-nats). Always allowed, an e-process may lose."""
         self.bets = [b - nats for b in self.bets]

@@ -174,7 +174,7 @@ class Verdict:
         if self.kind != "wait":
             return self.reason if self.kind != "pass" else "on to the next step"
         if self.more_requests == 0:
-            return "within tolerance is proven; goes on when the time of the step is over"
+            return self.reason
         if self.more_requests is None:
             return f"if {canary} goes on like this it will not pass: its rate is not below {percent(self.tolerance)}"
         when = "" if self.more_seconds is None else f"about {duration(self.more_seconds)} more, "
