@@ -39,7 +39,7 @@ GROUPS = {
 }
 
 
-def tool(name: str, *arguments: str | Path) -> Callable[[Log], int]:
+def tool(name: str, *arguments: str) -> Callable[[Log], int]:
     """A step that is one command of the main environment, run in the checkout."""
 
     def work(log: Log) -> int:
@@ -51,12 +51,8 @@ def tool(name: str, *arguments: str | Path) -> Callable[[Log], int]:
 
 def linted(log: Log) -> int:
     """ansible-lint keeps a cache folder in the project: give it one of ours."""
-    cache = env.cache() / "ansible-lint"
-    log.run(
-        [ENVIRONMENTS[MAIN].bin / "ansible-lint", "--offline", "--nocolor"],
-        cwd=CHECKOUT,
-        environment={"ANSIBLE_HOME": str(cache), "XDG_CACHE_HOME": str(cache)},
-    )
+    command = [str(ENVIRONMENTS[MAIN].bin / "ansible-lint"), "--offline", "--nocolor"]
+    log.run(command, cwd=CHECKOUT, environment={"XDG_CACHE_HOME": str(env.cache() / "ansible-lint")})
     return 1
 
 
@@ -116,6 +112,17 @@ def tested(environment: Environment, folder: str, log: Log) -> int:
     return passed
 
 
+def referenced(log: Log) -> int:
+    """Write the reference as reStructuredText, a file for each module and role."""
+    folder = env.cache() / "docs" / env.checkout_id()
+    folder.mkdir(parents=True, exist_ok=True)
+    options: list[str | Path] = ["--use-current", "--cleanup", "everything", "--squash-hierarchy", "--dest-dir", folder]
+    log.run([ENVIRONMENTS[MAIN].bin / "antsibull-docs", "collection", *options, "progressive.istio"])
+    files = sorted(folder.glob("*.rst"))
+    print("\n".join(str(path) for path in files), flush=True)
+    return len(files)
+
+
 def sane(environment: Environment, log: Log) -> int:
     """ansible-test sanity over a real copy of the checkout, with a home of its own; the number of its tests."""
     root = env.cache() / "collections" / f"{env.checkout_id()}-sanity-{environment.name}"
@@ -146,6 +153,8 @@ def lab_built(log: Log) -> int:
 
 
 def cluster_up(log: Log) -> int:
+    """A new cluster: what an interrupted run may have left in the old one would be tested, too."""
+    log.run([LAB, "--cluster", CLUSTER, "down"], cwd=CHECKOUT, seconds=300)
     log.run([LAB, "--cluster", CLUSTER, "up"], cwd=CHECKOUT, seconds=600)
     return 1
 
@@ -167,14 +176,14 @@ def scenario_passed(name: str, log: Log) -> int:
     """Run a scenario; the number of assertions that its verify stage made. None at all is a failure."""
     molecule = ENVIRONMENTS[MAIN].bin / "molecule"
     output = log.run(
-        [LAB, "--cluster", CLUSTER, "run", molecule, "--no-color", "test", "--scenario-name", name],
+        [LAB, "--cluster", CLUSTER, "run", molecule, "test", "--scenario-name", name],
         cwd=CHECKOUT,
-        environment={"MOLECULE_GLOB": "molecule/*/molecule.yml", "ANSIBLE_FORCE_COLOR": "false"},
+        environment={"MOLECULE_GLOB": "molecule/*/molecule.yml"},
         seconds=1500,
     )
     if re.search(r"no hosts matched|Could not match supplied host pattern", output):
         raise Failed(f"a play of molecule/{name} matched no host")
-    verified = output.rpartition("verify: Executing")[2] if "verify: Executing" in output else ""
+    verified = output.partition(f"[{name} > verify] Executing")[2].partition(f"[{name} > verify] Executed")[0]
     return len(re.findall(r"All assertions passed", verified))
 
 
@@ -215,6 +224,12 @@ def all_steps() -> list[Step]:
     return steps
 
 
+def surroundings() -> dict[str, str]:
+    """Environment variables of every step: the main environment, plain text, and nothing of the user's own Ansible."""
+    home = str(env.cache() / "ansible")
+    return {**env.variables(ENVIRONMENTS[MAIN]), "ANSIBLE_HOME": home, "ANSIBLE_NOCOLOR": "1", "NO_COLOR": "1"}
+
+
 def chosen(names: list[str], steps: list[Step]) -> list[Step]:
     """The steps of some groups or of some names; with molecule scenarios come the steps that they need."""
     known = {step.group for step in steps} | {step.name for step in steps}
@@ -238,6 +253,7 @@ def main() -> int:
         epilog=f"groups:\n{listed}\n\nsteps:\n  {' '.join(step.name for step in steps)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--reference", action="store_true", help="only write the reference of modules and roles")
     parser.add_argument("names", nargs="*", metavar="NAME", help="a group or a step")
     arguments = parser.parse_args()
     began = time.monotonic()
@@ -253,7 +269,9 @@ def main() -> int:
     except env.SetupError as error:
         env.say(f"tests/env/check: {error}")
         return 2
-    runner = Runner(env.cache() / "logs" / env.checkout_id(), env.variables(ENVIRONMENTS[MAIN]))
+    if arguments.reference:
+        wanted = [Step("reference", "reference", "reference of modules and roles", referenced)]
+    runner = Runner(env.cache() / "logs" / env.checkout_id(), surroundings())
     down = next((step for step in wanted if step.name == "cluster-down"), None)
     try:
         results = runner.run(wanted)

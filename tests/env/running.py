@@ -127,9 +127,7 @@ class Log:
             raise Failed(f"`{words[0].rpartition('/')[2]}` took longer than {seconds:.0f} s and was stopped")
         if ended and not may_fail:
             raise Failed(f"`{' '.join([words[0].rpartition('/')[2], *words[1:4]])}` ended with {ended}")
-        with self.path.open("rb") as stream:
-            stream.seek(at)
-            return stream.read().decode("utf-8", "replace")
+        return self.path.read_bytes()[at:].decode("utf-8", "replace")
 
     def _wait(self, process: subprocess.Popen[bytes], at: int, seconds: float, follow: bool) -> int | None:
         deadline = time.monotonic() + seconds
@@ -137,9 +135,7 @@ class Log:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.5 if follow else max(0.0, deadline - time.monotonic()))
             if follow:
-                with self.path.open("rb") as stream:
-                    stream.seek(at)
-                    fresh = stream.read()
+                fresh = self.path.read_bytes()[at:]
                 at += len(fresh)
                 sys.stdout.write(fresh.decode("utf-8", "replace"))
                 sys.stdout.flush()

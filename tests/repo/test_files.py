@@ -25,13 +25,6 @@ LONGEST = 500  # lines of a Python file: what a reader holds in the head
 REGISTRIES = ("GO" + "PROXY=", "index" + "-url", "npm_config" + "_registry", "PIP_" + "INDEX", "pypi" + ".org/simple")
 SKIPS = ("pytest.mark" + ".skip", "pytest.mark" + ".xfail", "pytest" + ".skip(")
 PUT_OFF = (*SKIPS, "# TO" + "DO", "# FIX" + "ME", "# XX" + "X")
-    "pytest.mark" + ".skip",
-    "pytest.mark" + ".xfail",
-    "pytest" + ".skip(",
-    "# TO" + "DO",
-    "# FIX" + "ME",
-    "# XX" + "X",
-)
 
 
 def files() -> list[Path]:

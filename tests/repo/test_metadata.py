@@ -60,11 +60,8 @@ def test_every_module_has_an_action_plugin() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_share_their_documentation(module: str) -> None:
-    documentation = {}
-    for line in (
-        (CHECKOUT / "plugins" / "modules" / f"{module}.py").read_text("utf-8").split('DOCUMENTATION = r"""')[1:]
-    ):
-        documentation = yaml.safe_load(line.partition('"""')[0])
+    source = (CHECKOUT / "plugins" / "modules" / f"{module}.py").read_text("utf-8")
+    documentation = yaml.safe_load(source.partition('DOCUMENTATION = r"""')[2].partition('"""')[0])
     assert documentation["module"] == module
     assert "kubernetes.core.k8s_auth_options" in documentation["extends_documentation_fragment"]
 
