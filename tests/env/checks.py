@@ -278,7 +278,7 @@ def main() -> int:
     except KeyboardInterrupt:
         runner.commands.stop()
         runner.commands.resume()
-        if down and any(result.step.name == "cluster-up" for result in runner.results):
+        if down and "cluster-up" in runner.started:
             runner.one(down)
         print("interrupted", file=sys.stderr)
         return 130

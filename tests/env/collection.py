@@ -102,7 +102,8 @@ def use(environment: Environment, log: Log, folder: Path, paths: dict[str, str])
 def copy_for_sanity(root: Path, environment: Environment, log: Log) -> Path:
     """A real copy of the checkout's files (links do not do for ansible-test) in a collection root; returns the copy.
 
-    Left out are files that git ignores, and the lab: it is no part of a collection, ruff and mypy read it. What is the same already keeps its time stamp, so that caches stay valid.
+    Left out are files that git ignores, and the lab, which is no part of a collection: ruff and mypy read it. What is
+    the same already keeps its time stamp, so that caches stay valid.
     """
     target = root / "ansible_collections" / "progressive" / "istio"
     target.mkdir(parents=True, exist_ok=True)

@@ -176,6 +176,7 @@ class Runner:
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
         self.commands = Commands()
         self.results: list[Result] = []
+        self.started: set[str] = set()
         self._logs = logs
         self._environment = environment
         self._printing = threading.Lock()
@@ -203,6 +204,7 @@ class Runner:
         log = Log(self._logs / f"{step.name.replace('/', '-')}.log", self.commands, self._environment)
         log.path.write_text("", "utf-8")
         began = time.monotonic()
+        self.started.add(step.name)
         broken = [result.step.name for result in self.results if not result.ok and result.step.name in step.needs]
         passed, failed, message = 0, 0, ""
         if step.alone:
