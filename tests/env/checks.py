@@ -105,7 +105,7 @@ def tested(environment: Environment, folder: str, log: Log) -> int:
     words = re.findall(r"(\d+) (passed|failed|error|errors|skipped|xfailed)", closing)
     counts = {word: int(number) for number, word in words}
     passed = counts.pop("passed", 0)
-    if not re.search(r" in [\d.]+s", closing):
+    if not re.search(r" in [\d.]+s", closing) or (log.code and not counts):
         raise Failed("pytest did not come to its end", passed=passed)
     if counts or not passed:
         raise Failed(closing.strip("= "), passed=passed, failed=max(1, sum(counts.values())))
@@ -142,7 +142,7 @@ def sane(environment: Environment, log: Log) -> int:
         failed = int(summary[1])
         errors = re.findall(r"^ERROR: (\S+:\d+.*)$", output, re.MULTILINE)
         raise Failed(errors[0] if errors else "see the log", passed=ran - failed, failed=failed)
-    if "FATAL" in output or not ran:
+    if log.code or not ran:
         raise Failed("ansible-test did not come to its end")
     return ran
 

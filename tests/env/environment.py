@@ -21,6 +21,7 @@ import argparse
 import fcntl
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -202,23 +203,34 @@ def need_ensurepip(python: str) -> None:
     run(package, ["apt-get", "-qqy", "install", package])
 
 
+def plain(package: str) -> str:
+    """The name of a package in the one spelling by which two spellings are compared."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
 def pip_of(environment: Environment) -> list[str]:
     return [str(environment.bin / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
 
 def make_venv(environment: Environment) -> None:
-    """Install the pinned requirements into a new virtual environment; the stamp is written last."""
+    """Install the pinned requirements, into the old virtual environment if it works; the stamp is written last."""
     python = find_python(environment)
     need_ensurepip(python)
     began = time.monotonic()
     pins = [line for line in environment.requirements.read_text("utf-8").splitlines() if "==" in line]
     about = max(20, len(pins) * 2 // 3)
     say(f"env {environment.name}: {len(pins)} packages for Python {version_of(python)}, about {about} s")
-    shutil.rmtree(environment.venv, ignore_errors=True)
-    environment.venv.parent.mkdir(parents=True, exist_ok=True)
-    run(environment.name, [python, "-m", "venv", environment.venv])
     pip = pip_of(environment)
+    if not environment.stamp.is_file() or version_of(pip[0]) != version_of(python):
+        shutil.rmtree(environment.venv, ignore_errors=True)
+        environment.venv.parent.mkdir(parents=True, exist_ok=True)
+        run(environment.name, [python, "-m", "venv", environment.venv])
     run(environment.name, [*pip, "install", "--no-deps", "--requirement", environment.requirements])
+    names = {plain(pin.partition("==")[0]) for pin in pins} | {"pip", "setuptools"}
+    listed = subprocess.run([*pip, "list", "--format=freeze"], capture_output=True, text=True, check=False).stdout
+    extra = [name for name in re.findall(r"^(\S+)==", listed, re.MULTILINE) if plain(name) not in names]
+    if extra:
+        run(environment.name, [*pip, "uninstall", "--yes", *extra])
     run(environment.name, [*pip, "check"])
     make_kubernetes_core(environment)
     environment.stamp.write_text(environment.digest(), "utf-8")

@@ -95,6 +95,7 @@ class Log:
     path: Path
     commands: Commands
     environment: Mapping[str, str] = field(default_factory=dict)
+    code: int = 0  # what the last command ended with
 
     def write(self, text: str) -> None:
         with self.path.open("a", encoding="utf-8") as stream:
@@ -125,6 +126,7 @@ class Log:
             ended = self._wait(process, at, seconds, follow)
         if ended is None:
             raise Failed(f"`{words[0].rpartition('/')[2]}` took longer than {seconds:.0f} s and was stopped")
+        self.code = ended
         if ended and not may_fail:
             raise Failed(f"`{' '.join([words[0].rpartition('/')[2], *words[1:4]])}` ended with {ended}")
         return self.path.read_bytes()[at:].decode("utf-8", "replace")
