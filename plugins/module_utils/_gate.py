@@ -47,7 +47,7 @@ little is known.
 
 from __future__ import annotations
 
-from math import ceil, inf, log
+from math import ceil, exp, inf, log
 from typing import TYPE_CHECKING
 
 from ._sequential import RateTest, RatioInterval, RatioTest, Side, log_mean, log_sum, rate_gains, upper_bound
@@ -62,6 +62,8 @@ __all__ = ["Counts", "Gate", "Health", "Kind", "Tolerance", "Verdict", "Window",
 #: and how slowly what is left is spent on those. By simulation, weight 10 %, 100 requests a second, mean seconds to a
 #: failure at the start / after a good hour: 100 % bad 1.1/1.3, 20 % 3.5/5.0, 5 % 16/25, 2 % 82/101.
 HELD, STEP_SHARE, PERIOD, SLOW = 0.7, 0.25, 1.0, 50
+#: And no more often than each 1/MOST of all canary requests: keeps long releases with much traffic cheap.
+MOST = 1000
 #: So many nats one arm may be ahead of the other.
 LEAD = 1.0
 #: Odds (ln) for a failure above which nothing passes.
@@ -154,10 +156,12 @@ class Gate:
         self.proven: Counts | None = None  # the release's counts when a failure was proven first
         self._follow = _Follow()
         self._record = [0, 0]  # stable's requests and bad requests while it had traffic
+        self._bound_of, self._bound = (0, 0), 1.0  # and the upper bound of its rate
         self._fail = _Arms(tolerance, "worse", HELD)
         self._past = RatioInterval(tolerance.burst)
         self._peak = 0.0
-        self._period = ceil(PERIOD * tolerance.burst / tolerance.floor)
+        self._canaries = 0  # canary requests of the release
+        self._period = self._least_period = ceil(PERIOD * tolerance.burst / tolerance.floor)
         self._since = 0  # canary requests since the last restart
         self._restarts = 0
         self._onset: tuple[int, int] | None = None  # the step that a share was spent on last
@@ -206,12 +210,11 @@ class Gate:
             left = w.n_c
             while self._since + left >= self._period:
                 part = self._period - self._since
-                self._pending += part
+                self._add(part)
                 left -= part
                 self._settle()
                 self._restart()
-            self._pending += left
-            self._since += left
+            self._add(left)
             return
         self._settle()
         for arms in (self._fail, self._pass):
@@ -220,14 +223,20 @@ class Gate:
             self._interval.update(w.n_c, w.x_c, w.n_b, w.x_b)
         self._fail.level()
         self._since += w.n_c
+        self._canaries += w.n_c
         if self._since >= self._period:
             self._restart()
         self._check()
 
+    def _add(self, good: int) -> None:
+        self._pending += good
+        self._since += good
+        self._canaries += good
+
     def _restart(self) -> None:
         self._restarts += 1
         self._fail.restart(1.0 / (SLOW + self._restarts))
-        self._since = 0
+        self._since, self._period = 0, max(self._least_period, self._canaries // MOST)
 
     def _settle(self) -> None:
         if self._pending:
@@ -242,16 +251,24 @@ class Gate:
         n, x = self._record
         ratio = self.tolerance.ratio
         seen = x / n if n else 0.0
-        bound = upper_bound(n, x, BOUND_SHARE * self.tolerance.alpha_fail, self.tolerance.burst)
+        if self._bound_of != (n, x):
+            self._bound_of = (n, x)
+            self._bound = upper_bound(n, x, BOUND_SHARE * self.tolerance.alpha_fail, self.tolerance.burst)
         if side == "better":
-            return ratio * min(bound, 2.0 * seen)
-        return ratio * bound if ratio * seen > 0.5 else min(ratio * bound, 0.5)
+            return ratio * min(self._bound, 2.0 * seen)
+        return ratio * self._bound if ratio * seen > 0.5 else min(ratio * self._bound, 0.5)
 
     def _check(self) -> None:
         e = min(self._fail.relative.log_e, self._fail.absolute.log_e)
         if self.proven is None and e >= -log(self.tolerance.alpha_fail):
             self.proven = self.release
         self._peak = max(self._peak, e)
+
+    def evidence(self) -> tuple[float, float]:
+        """ln E of `fail` and `pass` now, without the rest of `verdict`."""
+        fail, good = self._now(self._fail), self._now(self._pass)
+        e_fail = self._peak if self.proven else min(fail.relative.log_e, fail.absolute.log_e)
+        return e_fail, log_mean(good.relative.log_e, good.absolute.log_e)
 
     def _now(self, arms: _Arms) -> _Arms:
         """The arms with what is pending, which stays pending: asking changes nothing."""
@@ -266,10 +283,7 @@ class Gate:
         min_over: the least time of the step is over. source_ok, why: the source answers with enough coverage, or why
         not. Precedence: a failure seen without statistics, a proven one, `no_data`, `pass`, `wait`.
         """
-        fail, good = self._now(self._fail), self._now(self._pass)
-        proven = self.proven is not None
-        e_fail = self._peak if proven else min(fail.relative.log_e, fail.absolute.log_e)
-        e_pass = log_mean(good.relative.log_e, good.absolute.log_e)
+        e_fail, e_pass = self.evidence()
         limit = self._limit("worse")
         n_b, x_b = self._record
         allowed = limit if limit is not None else self.tolerance.ratio * x_b / n_b if n_b else 0.0
@@ -279,7 +293,7 @@ class Gate:
         kind: Kind
         if sick:
             kind, reason = "fail", sick
-        elif proven:
+        elif self.proven:
             kind, reason = "fail", f"beyond the tolerance of {percent(tolerated)} is proven, {odds(e_fail)}"
         elif not source_ok:
             kind, reason = "no_data", why or "the source of the counts does not answer"
@@ -299,7 +313,7 @@ class Gate:
             interval.merge(self._past)
             interval.merge(self._interval)
         low, high = interval.bounds()
-        more = 0 if enough else self._more(good)
+        more = 0 if enough else self._more(self._now(self._pass))
         pace = self.counts.n_c / self.counts.seconds if self.counts.seconds > 0 else 0.0
         return Verdict(
             kind=kind,
@@ -334,31 +348,28 @@ class Gate:
         elif stable > 0:
             relative = good.relative.gains(1, bad_c, stable, bad_b)
         else:
-            relative = None
+            relative = [0.0] * len(good.relative.stake.bets)
         return _requests(good, relative, good.absolute.gains(1, bad_c), self.tolerance.alpha_pass)
 
 
-def _requests(arms: _Arms, relative: list[float] | None, absolute: list[float], alpha: float) -> int | None:
+def _requests(arms: _Arms, relative: list[float], absolute: list[float], alpha: float) -> int | None:
     """Canary requests until the mean of both arms is 1/alpha, each request bringing these gains; None: never."""
-
-    def short(n: float) -> bool:
-        bets = []
-        for test, gains in ((arms.relative, relative), (arms.absolute, absolute)):
-            stake = test.stake.copy()
-            stake.win([n * g for g in gains or ()] or [0.0] * len(stake.bets))
-            bets.append(stake.log_e)
-        return log_mean(bets[0], bets[1]) < -log(alpha)
-
-    # The mean is convex in n and below its goal at 0: it reaches the goal once, or never.
-    low, high = 0.0, 64.0
-    while short(high):
-        low, high = high, 2.0 * high
-        if high > 1e12:
+    bets = [b - log(2.0) for b in arms.relative.stake.bets + arms.absolute.stake.bets]
+    gains, goal = relative + absolute, -log(alpha)
+    # Where one bet alone is enough, all together are. The sum is convex, so Newton comes down from there to where it
+    # reaches the goal.
+    n = min(((goal - b) / g for b, g in zip(bets, gains, strict=True) if g > 0.0), default=inf)
+    for _ in range(100):
+        if n > 1e9:
             return None
-    while high - low > max(0.5, 0.002 * high):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if short(middle) else (low, middle)
-    return ceil(high)
+        values = [b + n * g for b, g in zip(bets, gains, strict=True)]
+        total = log_sum(values)
+        slope = sum(g * exp(v - total) for g, v in zip(gains, values, strict=True))
+        step = (total - goal) / slope
+        n -= step
+        if step < 0.01:
+            break
+    return max(ceil(n - 0.01), 1)
 
 
 def requests_to_pass(

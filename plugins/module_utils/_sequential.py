@@ -259,27 +259,37 @@ class RatioInterval:
     State is one logarithm for each point of a fixed grid, so an hour of windows needs no more room than one.
     """
 
-    GRID = log_grid(1e-3, 1e3, 145)
+    GRID = log_grid(1e-3, 1e3, 97)
     _LOG_GRID = tuple(log(r) for r in GRID)
     _PRIOR = tuple(i for i, r in enumerate(GRID) if 0.0099 <= r <= 101.0)
 
-    __slots__ = ("_burst", "likelihood", "used")
+    __slots__ = ("_burst", "_likelihood", "_new", "used")
 
     def __init__(self, burst: float = 1.0) -> None:
         self._burst = burst
-        self.likelihood = [0.0] * len(self.GRID)
+        self._likelihood = [0.0] * len(self.GRID)
+        self._new: list[tuple[float, float, float, float]] = []  # not yet in the likelihood: it costs 97 logarithms
         self.used = False
 
     def update(self, n_c: float, x_c: float, n_b: float, x_b: float) -> None:
         """Take in one window; one without bad requests, or with one arm only, says nothing about the ratio."""
         if n_c > 0 and n_b > 0 and (x_c or x_b):
-            canary, both, self.used = x_c / self._burst, (x_c + x_b) / self._burst, True
-            points = zip(self.likelihood, self._LOG_GRID, self.GRID, strict=True)
-            self.likelihood = [v + canary * m - both * log(r * n_c + n_b) for v, m, r in points]
+            self._new.append((n_c, x_c, n_b, x_b))
+            self.used = True
+
+    @property
+    def likelihood(self) -> list[float]:
+        """Logarithm of the conditional likelihood at each point of the grid."""
+        for n_c, x_c, n_b, x_b in self._new:
+            canary, both = x_c / self._burst, (x_c + x_b) / self._burst
+            points = zip(self._likelihood, self._LOG_GRID, self.GRID, strict=True)
+            self._likelihood = [v + canary * m - both * log(r * n_c + n_b) for v, m, r in points]
+        self._new = []
+        return self._likelihood
 
     def merge(self, other: RatioInterval) -> None:
         """Take in all that `other` has seen."""
-        self.likelihood = [a + b for a, b in zip(self.likelihood, other.likelihood, strict=True)]
+        self._likelihood = [a + b for a, b in zip(self.likelihood, other.likelihood, strict=True)]
         self.used = self.used or other.used
 
     def bounds(self, alpha: float = 0.05) -> tuple[float, float]:
@@ -301,8 +311,8 @@ class RatioInterval:
         """Where the likelihood falls below `cut` beyond point i: outward of the true place, by less than the grid."""
         inner, outer = i - direction, i + direction
         step = self._LOG_GRID[outer] - self._LOG_GRID[i]
-        here = self.likelihood[i]
+        here = self._likelihood[i]
         # The likelihood is concave in ln r: the line from the inner neighbour lies above it out there.
-        slope = here - self.likelihood[inner] if 0 <= inner < len(self.GRID) else 0.0
+        slope = here - self._likelihood[inner] if 0 <= inner < len(self.GRID) else 0.0
         part = 1.0 if slope >= 0.0 else min((here - cut) / -slope, 1.0)
         return exp(self._LOG_GRID[i] + part * step)
