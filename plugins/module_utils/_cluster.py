@@ -1,0 +1,271 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Kubernetes API: the only file that imports kubernetes or kubernetes.core. Private to this collection.
+
+kubernetes.core makes the configuration (kubeconfig, environment, in-cluster, impersonation), so access options mean
+the same as there. Requests go through the client's connection pool as plain JSON: no discovery, no cache files, and
+the same code for client 29 to 37, whose generated methods differ.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+
+try:
+    import urllib3
+    import websocket
+    from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import (
+        _create_auth_spec,
+        _create_configuration,
+        _create_headers,
+    )
+    from kubernetes import client as kubernetes_client
+    from kubernetes.stream.ws_client import portforward_call
+
+    IMPORT_ERROR = ""
+except ImportError as error:
+    IMPORT_ERROR = str(error)
+
+FIELD_MANAGER = "progressive.istio"
+TIMEOUT = 10.0  # seconds for connecting and for each read; the API server answers what we ask in milliseconds
+ADMIN_PORT = 15000
+
+ACCESS_SPEC: Mapping[str, Any] = AUTH_ARG_SPEC
+
+
+class ApiError(Exception):
+    """The API server said no. ``status`` is the HTTP status, the text its message with what was asked."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class NoAnswer(Exception):
+    """The API server, or a pod behind it, did not answer; a write may have happened."""
+
+
+def path_of(group_version: str, namespace: str, plural: str, name: str = "") -> str:
+    """API path of a namespaced object or its collection; ``group_version`` is ``v1`` or ``apps/v1``."""
+    root = "/apis/" if "/" in group_version else "/api/"
+    place = f"namespaces/{quote(namespace)}/" if namespace else ""
+    return f"{root}{group_version}/{place}{plural}" + (f"/{quote(name)}" if name else "")
+
+
+class Cluster:
+    """One connection pool to one API server. Thread-safe."""
+
+    def __init__(self, module: Any) -> None:
+        """``module``: an AnsibleModule with the access options. Raises ApiError when they lead nowhere."""
+        try:
+            configuration = _create_configuration(_create_auth_spec(module))
+            self._headers = {str(k): v for k, v in _create_headers(module).items()}
+        except Exception as error:  # the client raises whatever its parts raise: yaml, ssl, os and its own errors
+            raise ApiError(0, f"cannot use the cluster's access options: {_first_line(error)}") from None
+        self._configuration = configuration
+        self._pool = kubernetes_client.ApiClient(configuration).rest_client.pool_manager
+        self._admins: dict[tuple[str, str], _Admin] = {}
+        self._admins_lock = threading.Lock()
+        self._clock = (0.0, 0.0)
+        websocket.setdefaulttimeout(TIMEOUT)
+        threading.excepthook = _silent_port_forwards
+
+    # ------------------------------------------------------------ requests
+
+    def _auth_headers(self) -> dict[str, str]:
+        token = self._configuration.auth_settings().get("BearerToken")
+        return {token["key"]: token["value"]} if token and token.get("value") else {}
+
+    def request(self, method: str, path: str, body: Any = None, content: str = "application/json", **query: Any) -> Any:
+        """Send JSON, return parsed JSON. Raises ApiError (with the status) or NoAnswer."""
+        url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json", "Content-Type": content, **self._auth_headers()}
+        for name, value in self._headers.items():
+            headers[name] = value if isinstance(value, str) else value[0]
+        try:
+            answer = self._pool.request(
+                method,
+                url,
+                body=None if body is None else json.dumps(body),
+                headers=headers,
+                timeout=urllib3.Timeout(connect=TIMEOUT / 2, read=TIMEOUT),
+                retries=False,
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise NoAnswer(f"{self._configuration.host} does not answer: {_first_line(error)}") from None
+        self._set_clock(answer.headers.get("Date"))
+        data = _json(answer.data)
+        if answer.status in (429, 502, 503, 504):
+            raise NoAnswer(f"{self._configuration.host} answers {answer.status} to {method} {path}")
+        if answer.status >= 400:
+            text = data.get("message") if isinstance(data, dict) else None
+            raise ApiError(answer.status, f"{method} {path}: {text or answer.reason or answer.status}")
+        return data
+
+    def get(self, group_version: str, namespace: str, plural: str, name: str) -> dict[str, Any] | None:
+        """The object, or None where there is none."""
+        try:
+            found: dict[str, Any] = self.request("GET", path_of(group_version, namespace, plural, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
+
+    def select(self, group_version: str, namespace: str, plural: str, selector: str = "") -> list[dict[str, Any]]:
+        """Objects of a namespace, or of all (``namespace`` empty), from the API server's cache."""
+        query = {"labelSelector": selector} if selector else {}
+        data = self.request("GET", path_of(group_version, namespace, plural), resourceVersion="0", **query)
+        found: list[dict[str, Any]] = data.get("items") or []
+        return found
+
+    def patch_json(
+        self,
+        group_version: str,
+        obj: Mapping[str, Any],
+        plural: str,
+        patch: list[dict[str, Any]],
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
+        """Apply a JSON Patch to the object. 409 and 422 are the answers when it changed since it was read."""
+        meta = obj["metadata"]
+        path = path_of(group_version, meta.get("namespace", ""), plural, meta["name"])
+        query = {"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if dry_run else {})}
+        done: dict[str, Any] = self.request("PATCH", path, patch, "application/json-patch+json", **query)
+        return done
+
+    def write(
+        self, method: str, group_version: str, namespace: str, plural: str, body: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """POST (create) or PUT (replace, fenced by the body's resourceVersion) an object that is ours alone."""
+        name = "" if method == "POST" else body["metadata"]["name"]
+        path = path_of(group_version, namespace, plural, name)
+        done: dict[str, Any] = self.request(method, path, body, fieldManager=FIELD_MANAGER)
+        return done
+
+    # ------------------------------------------------------------ time
+
+    def _set_clock(self, date: str | None) -> None:
+        if date and not self._clock[0]:
+            self._clock = (parsedate_to_datetime(date).timestamp(), time.monotonic())
+
+    def now(self) -> float:
+        """Seconds since the epoch by the API server's clock (its first Date header, one second exact), and ours since."""
+        if not self._clock[0]:
+            self.request("GET", "/version")
+        return self._clock[0] + time.monotonic() - self._clock[1]
+
+    # ------------------------------------------------------------ proxies
+
+    def admin(self, namespace: str, pod: str, path: str) -> bytes:
+        """GET from the Envoy admin port of a pod over a port-forward that stays open. Raises NoAnswer or ApiError."""
+        with self._admins_lock:
+            admin = self._admins.setdefault((namespace, pod), _Admin(self, namespace, pod))
+        return admin.get(path)
+
+    def forget(self, keep: set[tuple[str, str]]) -> None:
+        """Close the connections to pods that are gone."""
+        with self._admins_lock:
+            for key in self._admins.keys() - keep:
+                self._admins.pop(key).close()
+
+    def forward(self, namespace: str, pod: str, port: int) -> Any:
+        """A port-forward over WebSocket (needs ``get`` and ``create`` on pods/portforward)."""
+        path = path_of("v1", namespace, "pods", pod) + "/portforward"
+        query = [("ports", str(port))]
+        url = f"{self._configuration.host}{path}"
+        try:
+            return portforward_call(
+                self._configuration,
+                "GET",
+                url,
+                query_params=query,
+                headers={k.lower(): v for k, v in self._auth_headers().items()},
+            )
+        except Exception as error:  # ApiException in old and new clients, which are different classes
+            raise NoAnswer(f"no port-forward to {namespace}/{pod}: {_first_line(error)}") from None
+
+
+class _Admin:
+    """A kept-alive HTTP connection to one Envoy's admin port; one request at a time."""
+
+    def __init__(self, cluster: Cluster, namespace: str, pod: str) -> None:
+        self._cluster, self._namespace, self._pod = cluster, namespace, pod
+        self._forward: Any = None
+        self._connection: http.client.HTTPConnection | None = None
+        self._lock = threading.Lock()
+
+    def _open(self) -> http.client.HTTPConnection:
+        self._forward = self._cluster.forward(self._namespace, self._pod, ADMIN_PORT)
+        connection = http.client.HTTPConnection("localhost")
+        connection.auto_open = 0
+        connection.sock = self._forward.socket(ADMIN_PORT)
+        connection.sock.settimeout(TIMEOUT / 2)
+        return connection
+
+    def get(self, path: str) -> bytes:
+        with self._lock:
+            fresh = self._connection is None
+            try:
+                return self._ask(path)
+            except (OSError, http.client.HTTPException) as error:
+                self._close()
+                if fresh:
+                    raise NoAnswer(
+                        f"proxy of {self._namespace}/{self._pod} does not answer: {_first_line(error)}"
+                    ) from None
+            try:  # an old connection may simply have run out
+                return self._ask(path)
+            except (OSError, http.client.HTTPException) as error:
+                self._close()
+                raise NoAnswer(
+                    f"proxy of {self._namespace}/{self._pod} does not answer: {_first_line(error)}"
+                ) from None
+
+    def _ask(self, path: str) -> bytes:
+        if self._connection is None:
+            self._connection = self._open()
+        self._connection.request("GET", path)
+        answer = self._connection.getresponse()
+        body = answer.read()
+        if answer.status != 200:
+            raise NoAnswer(f"proxy of {self._namespace}/{self._pod} answers {answer.status} to {path}")
+        return body
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        if self._forward is not None:
+            self._forward.close()
+        self._connection = self._forward = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+
+def _silent_port_forwards(args: threading.ExceptHookArgs) -> None:
+    """The client's port-forward threads die with a traceback when a pod goes away; their reader is told anyway."""
+    if args.thread is None or "port forward" not in args.thread.name:
+        threading.__excepthook__(args)
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data) if data else {}
+    except ValueError:
+        return {"message": data[:200].decode(errors="replace")}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,143 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the counters of many proxies to the four integers of a window, and how evidence is kept. Private.
+
+Pure. Counters are cumulative, belong to one proxy process, and come and go with pods and hosts; so differences are
+taken per proxy and per series, and only then added up. Adding up first would turn a host that leaves (its counter
+vanishes) and comes back into requests that are counted again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Window, compact
+
+FORMAT = 1
+MAX_BYTES = 256 * 1024
+
+Counts = tuple[int, int]  # requests, bad requests
+
+
+class EvidenceError(ValueError):
+    """Stored evidence cannot be used; the text is one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyLook:
+    """What one proxy counted since its process began.
+
+    ``epoch`` is ``unit:process``: requests or attempts, and what changes with the process (its restart count). ``born`` is the pod's creation by the
+    API server's clock, in seconds. ``series`` maps ``version`` or ``version@host`` to cumulative counts.
+    """
+
+    name: str
+    epoch: str
+    born: float
+    series: Mapping[str, Counts]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All proxies at one time, by pod UID. ``unread`` are those that should have answered and did not, with why."""
+
+    time: float
+    proxies: Mapping[str, ProxyLook]
+    unread: Mapping[str, str]
+
+
+def _difference(before: ProxyLook | None, now: ProxyLook, since: float) -> Iterable[tuple[str, Counts]]:
+    other_unit = before is not None and before.epoch and before.epoch.partition(":")[0] != now.epoch.partition(":")[0]
+    for key, (requests, bad) in now.series.items():
+        version = key.partition("@")[0]
+        if other_unit:  # it counted attempts and now counts requests, or the other way: a new base line
+            continue
+        if before is None:
+            # A proxy that we meet for the first time: all it has counted is ours if it is younger than the release's
+            # first look; of an older one we cannot know what came before, so this look is only its base line.
+            if now.born >= since:
+                yield version, (requests, bad)
+            continue
+        old_requests, old_bad = before.series.get(key, (0, 0)) if before.epoch == now.epoch else (0, 0)
+        if requests < old_requests or bad < old_bad:  # the process or the host is new: its counters began at 0
+            old_requests = old_bad = 0
+        yield version, (requests - old_requests, bad - old_bad)
+
+
+def difference(before: Look, now: Look, since: float) -> dict[str, Counts]:
+    """Requests and bad requests by version between two looks. ``since`` is the time of the release's first look."""
+    total: dict[str, Counts] = {}
+    for uid, proxy in now.proxies.items():
+        for version, (requests, bad) in _difference(before.proxies.get(uid), proxy, since):
+            have = total.get(version, (0, 0))
+            total[version] = (have[0] + requests, have[1] + bad)
+    return total
+
+
+def carry(before: Look, now: Look) -> Look:
+    """``now``, with the last known counters of proxies that did not answer this time: their next answer covers both."""
+    kept = {uid: before.proxies[uid] for uid in now.unread if uid in before.proxies}
+    return Look(now.time, {**kept, **now.proxies}, now.unread)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a release has seen: its windows, and the raw counters from which the next window starts."""
+
+    release: str
+    since: float
+    windows: tuple[Window, ...]
+    look: Look
+
+
+def dumps(evidence: Evidence) -> str:
+    """JSON for the ConfigMap, at most MAX_BYTES: proxies that never counted a request are left out first."""
+    look = evidence.look
+    proxies = {
+        uid: [p.name, p.epoch, p.born, {k: list(v) for k, v in p.series.items()}]
+        for uid, p in look.proxies.items()
+        if any(n for n, _bad in p.series.values())
+    }
+    data: dict[str, Any] = {
+        "format": FORMAT,
+        "release": evidence.release,
+        "since": evidence.since,
+        "time": look.time,
+        "windows": [
+            [w.step, w.weight, round(w.seconds, 3), w.n_c, w.x_c, w.n_b, w.x_b] for w in compact(evidence.windows)
+        ],
+        "proxies": proxies,
+        "idle": sorted(uid for uid in look.proxies if uid not in proxies),
+    }
+    text = json.dumps(data, separators=(",", ":"))
+    if len(text) > MAX_BYTES:
+        data["idle"] = []
+        text = json.dumps(data, separators=(",", ":"))
+    if len(text) > MAX_BYTES:
+        # Without its counters a proxy's next look is a base line: requests of one gap are lost, none are invented.
+        data["proxies"], data["since"] = {}, look.time
+        text = json.dumps(data, separators=(",", ":"))
+    return text
+
+
+def loads(text: str) -> Evidence:
+    """Evidence out of the ConfigMap's text. Raises EvidenceError for a newer format or a broken text."""
+    try:
+        data: dict[str, Any] = json.loads(text)
+        if data["format"] > FORMAT:
+            raise EvidenceError(f"evidence has format {data['format']}, this collection knows {FORMAT}")
+        windows = tuple(Window(*row) for row in data["windows"])
+        proxies = {
+            uid: ProxyLook(name, epoch, born, {k: (int(v[0]), int(v[1])) for k, v in series.items()})
+            for uid, (name, epoch, born, series) in data["proxies"].items()
+        }
+        proxies.update({uid: ProxyLook("", "", 0.0, {}) for uid in data["idle"]})
+        return Evidence(data["release"], data["since"], windows, Look(data["time"], proxies, {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, EvidenceError):
+            raise
+        raise EvidenceError(f"stored evidence cannot be read ({error}); it is started anew") from None

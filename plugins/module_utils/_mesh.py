@@ -1,0 +1,140 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The proxies of the mesh, asked in parallel over connections that stay open. Private to this collection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from ansible_collections.progressive.istio.plugins.module_utils import _proxies
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._routes import HttpRoute, Object
+
+CONTAINER = "istio-proxy"
+SELECTOR = "service.istio.io/canonical-name"  # the injector puts it on every sidecar and gateway
+PARALLEL = 16
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """One pod with an Istio proxy. ``should_answer``: its proxy is ready and the pod is not on its way out."""
+
+    uid: str
+    namespace: str
+    pod: str
+    epoch: str
+    born: float
+    should_answer: bool
+
+    @property
+    def name(self) -> str:
+        """``namespace/pod``, for messages."""
+        return f"{self.namespace}/{self.pod}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a proxy runs for a route: None, it does not have it; empty, what is intended; else what instead, or why not."""
+
+    name: str
+    runs: str | None
+
+
+def proxy_of(pod: Mapping[str, Any]) -> Proxy | None:
+    """The proxy in a pod, or None: no proxy container, or none that has started."""
+    status, meta = pod["status"], pod["metadata"]
+    containers = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
+    container = next((c for c in containers if c["name"] == CONTAINER), None)
+    if container is None or "running" not in (container.get("state") or {}):
+        return None
+    born = datetime.fromisoformat(str(meta["creationTimestamp"]).replace("Z", "+00:00")).timestamp()
+    ready = bool(container.get("ready")) and not meta.get("deletionTimestamp")
+    return Proxy(meta["uid"], meta["namespace"], meta["name"], str(container.get("restartCount", 0)), born, ready)
+
+
+class Mesh:
+    """The proxies of one cluster as last listed."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._pool = ThreadPoolExecutor(max_workers=PARALLEL, thread_name_prefix="proxy")
+        self.proxies: tuple[Proxy, ...] = ()
+
+    def refresh(self) -> None:
+        """List the pods again. Raises ApiError and NoAnswer."""
+        pods = self._cluster.select("v1", "", "pods", SELECTOR)
+        self.proxies = tuple(proxy for proxy in map(proxy_of, pods) if proxy)
+        self._cluster.forget({(proxy.namespace, proxy.pod) for proxy in self.proxies})
+
+    def _ask(self, proxies: Sequence[Proxy], question: Callable[[Proxy], T]) -> Iterator[tuple[Proxy, T | str]]:
+        """Each proxy's answer, or in words why there is none."""
+
+        def ask(proxy: Proxy) -> T | str:
+            try:
+                return question(proxy)
+            except (NoAnswer, ApiError, _proxies.ProxyError) as error:
+                return str(error)
+
+        return zip(proxies, self._pool.map(ask, proxies), strict=True)
+
+    def lagging(
+        self,
+        ports: Iterable[int],
+        obj: Object,
+        route: HttpRoute,
+        skip: set[str] = frozenset(),  # type: ignore[assignment]
+    ) -> dict[str, Answer]:
+        """What every proxy runs for the route, by pod UID, but for those in ``skip``. One that is leaving may be silent."""
+        path = _proxies.routes_path(ports)
+
+        def question(proxy: Proxy) -> Answer:
+            body = self._cluster.admin(proxy.namespace, proxy.pod, path)
+            return Answer(proxy.name, _proxies.lag(body, obj, route))
+
+        answers = {}
+        for proxy, answer in self._ask([p for p in self.proxies if p.uid not in skip], question):
+            if isinstance(answer, Answer):
+                answers[proxy.uid] = answer if proxy.should_answer or not answer.runs else Answer(proxy.name, None)
+            elif proxy.should_answer:
+                answers[proxy.uid] = Answer(proxy.name, f"does not tell: {answer}")
+        return answers
+
+    def counters(
+        self, proxies: Sequence[Proxy], host: str, subsets: Iterable[str]
+    ) -> Iterator[tuple[Proxy, ProxyLook | str]]:
+        """What each proxy counted towards the subsets of ``host``: whole requests where it has those counters
+        (epoch ``requests:...``), attempts otherwise (``attempts:...``).
+        """
+        names = tuple(subsets)
+        stats, clusters = _proxies.stats_path(host, names), _proxies.clusters_path(host)
+
+        def question(proxy: Proxy) -> ProxyLook:
+            series = _proxies.parse_stats(self._cluster.admin(proxy.namespace, proxy.pod, stats), host)
+            unit = "requests"
+            if series is None:
+                unit = "attempts"
+                series, _healthy = _proxies.parse_clusters(
+                    self._cluster.admin(proxy.namespace, proxy.pod, clusters), host
+                )
+            return ProxyLook(proxy.name, f"{unit}:{proxy.epoch}", proxy.born, series)
+
+        return self._ask(proxies, question)
+
+    def healthy(self, proxies: Sequence[Proxy], host: str, subset: str) -> dict[str, int | str]:
+        """By ``namespace/pod``: how many healthy endpoints each proxy has for the subset, or why it does not tell."""
+        path = _proxies.clusters_path(host)
+
+        def question(proxy: Proxy) -> int:
+            return _proxies.parse_clusters(self._cluster.admin(proxy.namespace, proxy.pod, path), host)[1].get(
+                subset, 0
+            )
+
+        return {proxy.name: answer for proxy, answer in self._ask(proxies, question)}

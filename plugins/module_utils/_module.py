@@ -1,0 +1,85 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the modules share: the connection, errors as one line, options as dataclasses. Private to this collection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.progressive.istio.plugins.module_utils import _cluster
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
+from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want, check_want
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Stopped, Unreachable
+from ansible_collections.progressive.istio.plugins.module_utils._record import RecordError, Step
+from ansible_collections.progressive.istio.plugins.module_utils._routes import RouteError
+
+ANALYSIS_SPEC: Mapping[str, Any] = {
+    "tolerance_ratio": {"type": "float", "default": 1.5},
+    "tolerance_floor": {"type": "float", "default": 0.005},
+    "alpha_fail": {"type": "float", "default": 0.01},
+    "alpha_pass": {"type": "float", "default": 0.05, "no_log": False},
+    "interval": {"type": "float", "default": 1.0},
+    "max_wait": {"type": "float", "default": 900.0},
+    "max_hold": {"type": "float", "default": 3600.0},
+    "on_inconclusive": {"type": "str", "choices": ["hold", "abort", "promote"], "default": "hold"},
+}
+
+
+def connect(module: AnsibleModule) -> _cluster.Cluster:
+    """The cluster of the access options; ends the module when the Python packages for it are missing."""
+    if _cluster.IMPORT_ERROR:
+        module.fail_json(msg=f"{missing_required_lib('kubernetes')} ({_cluster.IMPORT_ERROR})")
+    return _cluster.Cluster(module)
+
+
+@contextmanager
+def one_line_errors(module: AnsibleModule, **more: Any) -> Iterator[None]:
+    """Ends the module with the text of an error that is meant for a person, and ``more``; others keep their traceback."""
+    try:
+        yield
+    except (ReleaseError, RouteError, RecordError, Stopped, Unreachable, Conflict, Lost) as error:
+        module.fail_json(msg=str(error), **more)
+    except (_cluster.ApiError, _cluster.NoAnswer) as error:
+        module.fail_json(msg=str(error), **more)
+
+
+def tolerance(analysis: Mapping[str, Any]) -> Tolerance:
+    """The gate's tolerance from option ``analysis``. Raises ReleaseError."""
+    names = {
+        "tolerance_ratio": "ratio",
+        "tolerance_floor": "floor",
+        "alpha_fail": "alpha_fail",
+        "alpha_pass": "alpha_pass",
+    }
+    found = Tolerance(**{field: analysis[option] for option, field in names.items()})
+    try:
+        found.check()
+    except ValueError as error:
+        raise ReleaseError(f"analysis.{error}") from None
+    return found
+
+
+def want(params: Mapping[str, Any]) -> Want:
+    """Option values of istio_canary as a checked wish. Raises ReleaseError."""
+    analysis = params["analysis"]
+    wish = Want(
+        canary=params["canary_version"],
+        stable=params["stable_version"],
+        steps=tuple(Step(step["weight"], step["min_seconds"]) for step in params["steps"]),
+        state=params["state"],
+        tolerance=tolerance(analysis),
+        interval=analysis["interval"],
+        max_wait=analysis["max_wait"],
+        max_hold=analysis["max_hold"],
+        on_inconclusive=analysis["on_inconclusive"],
+        verify_timeout=params["verify_timeout"],
+        retry=params["retry"],
+        adopt=params["adopt"],
+        until_step=params["until_step"],
+    )
+    check_want(wish)
+    return wish

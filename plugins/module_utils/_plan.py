@@ -1,0 +1,269 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the user wants, what is there, and whether and how a release may begin or go on. Private to this collection.
+
+Pure: frozen dataclasses in, a decision out, no I/O and no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance, Verdict
+from ansible_collections.progressive.istio.plugins.module_utils._record import (
+    ABORTED,
+    HELD,
+    PROGRESSING,
+    PROMOTED,
+    Record,
+    Step,
+    Version,
+)
+
+INCONCLUSIVE = ("hold", "abort", "promote")
+
+
+class ReleaseError(ValueError):
+    """Something that the user has to mend before the release can go on; the text is one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """The user's wish: options of istio_canary. Times in seconds."""
+
+    canary: str
+    stable: str = ""
+    steps: tuple[Step, ...] = ()
+    state: str = "promoted"
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    interval: float = 1.0
+    max_wait: float = 900.0
+    max_hold: float = 3600.0
+    on_inconclusive: str = "hold"
+    verify_timeout: float = 30.0
+    retry: bool = False
+    adopt: bool = False
+    until_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The pods of one version. ``mixed``: they come from more than one pod template (a rollout is under way)."""
+
+    version: Version
+    pods: int
+    ready: int
+    mixed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the World shows: the route's effective weights by subset, the record on it, and the versions' pods."""
+
+    where: str
+    service: str
+    uid: str
+    weights: Mapping[str, int]
+    record: Record | None
+    manager: str
+    versions: Mapping[str, Workload]
+    token: object = None  # the World's own: what a write is based on
+
+    def weight_of(self, version: str) -> int:
+        """The share of a version in percent of the route's weights, rounded."""
+        total = sum(self.weights.values())
+        return round(100 * self.weights.get(version, 0) / total) if total else 0
+
+    def version(self, name: str) -> Workload:
+        """The version's pods; none at all when its subset is gone."""
+        return self.versions.get(name) or Workload(Version(name, ""), 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a pass ended. ``finished``: nothing more to do by itself; ``failed``: the task should be red."""
+
+    phase: str
+    text: str
+    failed: bool
+    finished: bool
+    changed: bool
+    weight: int
+    record: Record | None
+    verdict: Verdict | None
+    evidence: Evidence | None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin a release of ``canary`` against ``stable`` at the first step."""
+
+    stable: Version
+    canary: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Take over what somebody else released up to some weight: begin at step ``first``."""
+
+    stable: Version
+    canary: Version
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on with the release on record. ``changed`` says why it must be taken back instead, or is empty."""
+
+    record: Record
+    changed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing to do."""
+
+    phase: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Nothing will be done, and the user should know why."""
+
+    phase: str
+    text: str
+
+
+Decision: TypeAlias = "Start | Adopt | Resume | Done | Refuse"
+
+
+def check_want(want: Want) -> None:
+    """Raise ReleaseError for options that make no sense, naming the option."""
+    if want.state == "promoted":
+        if not want.canary:
+            raise ReleaseError("canary_version is empty; say which version (subset) is to be released")
+        if want.canary == want.stable:
+            raise ReleaseError(f"canary_version and stable_version are both '{want.canary}'")
+        _check_steps(want.steps)
+    if want.on_inconclusive not in INCONCLUSIVE:
+        raise ReleaseError(f"analysis.on_inconclusive is '{want.on_inconclusive}'; one of {', '.join(INCONCLUSIVE)}")
+    for name, value, least in (
+        ("analysis.interval", want.interval, 0.2),
+        ("analysis.max_wait", want.max_wait, 1),
+        ("analysis.max_hold", want.max_hold, 1),
+        ("verify_timeout", want.verify_timeout, 1),
+    ):
+        if not value >= least:
+            raise ReleaseError(f"{name} is {value}; at least {least} s is needed")
+    try:
+        want.tolerance.check()
+    except ValueError as error:
+        raise ReleaseError(f"analysis: {error}") from None
+
+
+def _check_steps(steps: tuple[Step, ...]) -> None:
+    if not steps:
+        raise ReleaseError("steps is empty; give at least one, for example [{weight: 10}, {weight: 100}]")
+    before = 0
+    for number, step in enumerate(steps, 1):
+        if not 1 <= step.weight <= 100:
+            raise ReleaseError(f"steps[{number}].weight is {step.weight}; a whole number from 1 to 100 is needed")
+        if step.weight <= before:
+            raise ReleaseError(
+                f"steps[{number}].weight is {step.weight} after {before}; weights must rise from step to step"
+            )
+        if step.min_seconds < 0:
+            raise ReleaseError(f"steps[{number}].min_seconds is {step.min_seconds}; it cannot be negative")
+        before = step.weight
+    if before != 100:
+        raise ReleaseError(
+            f"the last step has weight {before}; a release ends at 100 (use until_step to wait before it)"
+        )
+
+
+def admit(want: Want, state: State) -> Decision:
+    """Whether the wish may be followed, from what is there alone. Raises ReleaseError for what has to be mended."""
+    record = state.record
+    if record and record.phase in (PROGRESSING, HELD):
+        return _running(want, state, record)
+    if want.state == "aborted":
+        return Done(record.phase if record else "none", "no release is running; nothing to abort")
+    canary = _known(state, want.canary)
+    if record and record.phase == ABORTED and record.canary == canary.version and not want.retry:
+        if not state.weights.get(want.canary, 0):
+            return Refuse(
+                ABORTED,
+                f"{want.canary} was taken back by release {record.id} ({record.reason}) and has not changed since; "
+                "change its pod template, or set retry",
+            )
+    others = {name: weight for name, weight in state.weights.items() if name != want.canary}
+    if state.weights.get(want.canary, 0) and not any(others.values()):
+        return Done(PROMOTED, f"{want.canary} has all traffic already")
+    stable = _known(state, _stable(want, state, others))
+    share = state.weight_of(want.canary)
+    if share and not want.adopt:
+        return Refuse(
+            "refused",
+            f"{state.where} gives {want.canary} {share} % and carries no record: released by somebody else "
+            f"(last written by {state.manager}); set adopt to go on from there, or set its weight to 0",
+        )
+    _fit(canary)
+    _fit(stable)
+    if not share:
+        return Start(stable.version, canary.version)
+    first = next(i for i, step in enumerate(want.steps) if step.weight >= share)
+    return Adopt(stable.version, canary.version, first)
+
+
+def _running(want: Want, state: State, record: Record) -> Decision:
+    if want.canary and want.canary != record.canary.name:
+        return Refuse(
+            "refused",
+            f"release {record.id} of {record.canary.name} is {record.phase} at {record.weight} % on {state.where}; "
+            f"promote or abort it before {want.canary} can be released",
+        )
+    canary = state.version(record.canary.name)
+    if want.state == "promoted" and canary.pods and canary.version != record.canary:
+        return Resume(
+            record,
+            f"{record.canary.name} changed in the middle of its release "
+            f"(pod template {record.canary.hash} is now {canary.version.hash}): that is a newer version",
+        )
+    return Resume(record)
+
+
+def _stable(want: Want, state: State, others: Mapping[str, int]) -> str:
+    live = sorted((name for name, weight in others.items() if weight), key=lambda name: -others[name])
+    if not live:
+        raise ReleaseError(f"{state.where} has no other destination with traffic to compare {want.canary} with")
+    if len(live) > 1:
+        shares = ", ".join(f"{name} {others[name]}" for name in live)
+        raise ReleaseError(f"{state.where} splits traffic among {shares}; a release moves it between two versions only")
+    if want.stable and want.stable != live[0]:
+        raise ReleaseError(f"stable_version is '{want.stable}', but the traffic of {state.where} is on '{live[0]}'")
+    return live[0]
+
+
+def _known(state: State, name: str) -> Workload:
+    if name not in state.versions:
+        raise ReleaseError(
+            f"no subset '{name}' for {state.service} in its DestinationRule; there are: "
+            f"{', '.join(sorted(state.versions)) or 'none'}"
+        )
+    return state.versions[name]
+
+
+def _fit(workload: Workload) -> None:
+    name = workload.version.name
+    if not workload.ready:
+        raise ReleaseError(
+            f"{name} has no ready pod ({workload.pods} pods match its subset); weight would be answered with 503. "
+            "Deploy it and wait until it is ready"
+        )
+    if workload.mixed:
+        raise ReleaseError(f"{name} is in the middle of a rollout (pods of two templates); wait until it is complete")

@@ -1,0 +1,191 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a release would do from here: check mode, and what istio_canary_info tells. Reads only. Private."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Look, difference
+from ansible_collections.progressive.istio.plugins.module_utils._gate import judge, requests_to_pass
+from ansible_collections.progressive.istio.plugins.module_utils._plan import (
+    Adopt,
+    Done,
+    Refuse,
+    ReleaseError,
+    Resume,
+    State,
+    Want,
+    admit,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._record import (
+    ABORTED,
+    PROGRESSING,
+    PROMOTED,
+    Record,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._routes import apply_patch
+from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld, token_of
+
+RATE_SECONDS = 2.0
+
+
+def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
+    """Result of istio_canary in check mode: phase, plan (a list of steps), diff of the next write. Writes nothing."""
+    state = world.observe()
+    decision = admit(want, state)
+    if isinstance(decision, Refuse):
+        return {"phase": decision.phase, "failed": True, "changed": False, "msg": decision.text, "plan": []}
+    if isinstance(decision, Done):
+        return {"phase": decision.phase, "changed": False, "msg": decision.text, "plan": []}
+    now = world.now()
+    if isinstance(decision, Resume):
+        record = decision.record
+        aborting = want.state == "aborted" or decision.changed
+        writes = [record.ended(ABORTED, now, decision.changed or "asked for")] if aborting else _rest(record, now)
+        text = f"release {record.id} is {record.phase} at step {record.step + 1} of {len(record.steps)}"
+        text += f"; it would be aborted: {decision.changed or 'asked for'}" if aborting else "; it would go on"
+    else:
+        first = decision.first if isinstance(decision, Adopt) else 0
+        steps = want.steps
+        record = Record(
+            "(new)", state.uid, decision.stable, decision.canary, steps, first, PROGRESSING, now, now, world.identity()
+        )
+        writes = [record, *_rest(record, now)]
+        text = f"would release {record.canary.name} (now {state.weight_of(record.canary.name)} %) against {record.stable.name}"
+    rate, proxies = _rate(world)
+    if not proxies:
+        raise ReleaseError(
+            f"no client proxy could be read: no pod in the mesh has a sidecar that routes to {state.service}; "
+            "a client without a sidecar ignores weights"
+        )
+    return {
+        "phase": "planned",
+        "changed": bool(writes),
+        "msg": text,
+        "release_id": record.id,
+        "requests_per_second": round(rate, 1),
+        "client_proxies": proxies,
+        "plan": [_line(world, state, want, written, rate) for written in writes],
+        "diff": _diff(world, state, writes[0]) if writes else {},
+    }
+
+
+def _rest(record: Record, now: float) -> list[Record]:
+    """The records that are still to be written if every step passes."""
+    later = [record.at(step, now) for step in range(record.step + 1, len(record.steps))]
+    return [*later, (later or [record])[-1].ended(PROMOTED, now, "")]
+
+
+def _rate(world: LiveWorld) -> tuple[float, int]:
+    """(requests per second to all versions, client proxies read), measured between two looks."""
+    before = world.look()
+    world.sleep(RATE_SECONDS)
+    after = world.look()
+    requests = sum(n for n, _bad in difference(before, after, before.time).values())
+    return requests / max(after.time - before.time, 0.1), len(after.proxies)
+
+
+def _line(world: LiveWorld, state: State, want: Want, record: Record, rate: float) -> dict[str, Any]:
+    token = token_of(state)
+    line: dict[str, Any] = {
+        "step": record.step + 1,
+        "phase": record.phase,
+        "weights": record.weights(),
+        "patch": [
+            op for op in world.patch_for(token, record) if op["op"] != "test" and "resourceVersion" not in op["path"]
+        ],
+    }
+    if record.phase == PROGRESSING:
+        needed = requests_to_pass(want.tolerance, weight=min(record.weight, 99)) or 0
+        seconds = needed / (rate * record.weight / 100) if rate else None
+        least = record.steps[record.step].min_seconds
+        line["canary_requests_to_pass"] = needed
+        line["seconds"] = None if seconds is None else round(max(least, seconds))
+        line["text"] = f"{record.weight} %: at least {least} s and {needed:,} canary requests without an error, " + (
+            f"about {max(least, seconds):.0f} s at {rate:.0f} requests a second"
+            if seconds is not None
+            else "but there is no traffic: this step cannot pass"
+        )
+        if seconds is not None and seconds > want.max_wait:
+            line["text"] += f"; more than max_wait ({want.max_wait:.0f} s): this step cannot pass"
+    else:
+        line["text"] = f"then {record.phase}"
+    return line
+
+
+def _diff(world: LiveWorld, state: State, record: Record) -> dict[str, Any]:
+    token = token_of(state)
+    after = apply_patch(token.obj, world.patch_for(token, record))
+    return {
+        "before": _quiet(token.obj),
+        "after": _quiet(after),
+        "before_header": state.where,
+        "after_header": state.where,
+    }
+
+
+def _quiet(obj: Mapping[str, Any]) -> dict[str, Any]:
+    meta = {k: v for k, v in obj["metadata"].items() if k in ("name", "namespace", "labels", "annotations")}
+    return {"metadata": meta, "spec": obj["spec"]}
+
+
+def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
+    """Result of istio_canary_info: record, weights as intended, applied, programmed and observed, evidence, lease."""
+    state = world.observe()
+    record = state.record
+    before: Look = world.look()
+    world.sleep(seconds)
+    counts = difference(before, world.look(), before.time)
+    total = sum(n for n, _bad in counts.values())
+    programmed = world.programmed(state)
+    evidence = world.load_evidence()
+    mine = evidence if evidence and record and evidence.release == record.id else None
+    verdict = judge(mine.windows, want.tolerance, min_over=True) if mine and mine.windows else None
+    return {
+        "exists": record is not None,
+        "phase": record.phase if record else "none",
+        "weights": {
+            "intended": record.weights() if record else None,
+            "applied": dict(state.weights),
+            "programmed": {
+                "asked": programmed.asked,
+                "programmed": programmed.programmed,
+                "lagging": list(programmed.lagging),
+            },
+            "observed": {name: round(n / total, 4) for name, (n, _bad) in sorted(counts.items())} if total else {},
+        },
+        "requests_per_second": round(total / seconds, 1),
+        "versions": {
+            name: {"hash": w.version.hash, "pods": w.pods, "ready": w.ready}
+            for name, w in sorted(state.versions.items())
+        },
+        "evidence": {
+            "windows": [list(row) for row in _rows(mine.windows)] if mine else [],
+            "verdict": verdict.to_dict() if verdict else None,
+        },
+        "lease": world.lease(),
+        "record": _record(record),
+    }
+
+
+def _rows(windows: Any) -> list[tuple[Any, ...]]:
+    return [(w.step, w.weight, round(w.seconds, 3), w.n_c, w.x_c, w.n_b, w.x_b) for w in windows]
+
+
+def _record(record: Record | None) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    return {
+        "id": record.id,
+        "stable": {"version": record.stable.name, "hash": record.stable.hash},
+        "canary": {"version": record.canary.name, "hash": record.canary.hash},
+        "steps": [{"weight": s.weight, "min_seconds": s.min_seconds} for s in record.steps],
+        "step": record.step + 1,
+        "started": record.started,
+        "since": record.since,
+        "by": record.by,
+        "reason": record.reason,
+    }

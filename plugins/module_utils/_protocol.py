@@ -1,0 +1,97 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a release needs of the world around it, and how that can fail. Private to this collection.
+
+``_world.py`` is the real one; tests/sim has a simulated one with a clock of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look
+from ansible_collections.progressive.istio.plugins.module_utils._plan import State
+from ansible_collections.progressive.istio.plugins.module_utils._record import Record
+
+
+class Unreachable(Exception):
+    """The API server did not answer a read; nothing is known, nothing was changed."""
+
+
+class Conflict(Exception):
+    """The object changed since it was read; nothing was written."""
+
+
+class Lost(Exception):
+    """The answer to a write did not arrive; it may have happened."""
+
+
+class Orphaned(Exception):
+    """The process that this run works for is gone; not one more write."""
+
+
+class Stopped(Exception):
+    """Somebody else acts on this release; this run stops and changes nothing."""
+
+
+class Programmed(Protocol):
+    """What the proxies run: how many were asked, how many run the intended weights, and who does not."""
+
+    @property
+    def asked(self) -> int:
+        """Proxies that have the route."""
+
+    @property
+    def programmed(self) -> int:
+        """Those that run the intended weights."""
+
+    @property
+    def lagging(self) -> tuple[str, ...]:
+        """Those that do not: each by name, with what it runs instead."""
+
+
+class World(Protocol):
+    """All that a release sees and does; times are the API server's, in seconds.
+
+    Every method may raise Unreachable but for ``programmed`` and ``look``, which tell it proxy by proxy.
+    """
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+
+    def alive(self) -> bool:
+        """Whether the process that started this run still exists."""
+
+    def observe(self) -> State:
+        """Route object, record and workloads, as they are now."""
+
+    def write(self, state: State, record: Record, move: bool) -> None:
+        """Record and, with ``move``, its weights in one patch on what ``state`` read. Raises Conflict or Lost."""
+
+    def programmed(self, state: State) -> Programmed:
+        """Compare the proxies with the weights that ``state`` read."""
+
+    def look(self) -> Look:
+        """The counters of all proxies that send requests to the service."""
+
+    def load_evidence(self) -> Evidence | None:
+        """What was stored last, of whichever release; None when nothing usable is there."""
+
+    def save_evidence(self, evidence: Evidence) -> None:
+        """Store it, in place of what was stored before."""
+
+    def acquire(self) -> str:
+        """Take the lease; the empty string, or who has it. Waits as long as it takes to know that a holder is dead."""
+
+    def renew(self) -> bool:
+        """Keep the lease; False when somebody else has taken it."""
+
+    def release_lease(self) -> None:
+        """Give the lease back."""
+
+    def identity(self) -> str:
+        """Who runs this, for the record."""

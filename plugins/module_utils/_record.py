@@ -1,0 +1,109 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The release's own state, as it stands in an annotation of the route object. Private to this collection.
+
+Pure. The record is written in the same patch as the weight it speaks of, so the two can never disagree about what
+was intended. Its key must not contain ``istio.io``: istiod pushes to every proxy when such an annotation changes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+ANNOTATION = "progressive.istio/release"
+FORMAT = 1
+
+PROGRESSING, HELD, ABORTED, PROMOTED = "progressing", "held", "aborted", "promoted"
+PHASES = (PROGRESSING, HELD, ABORTED, PROMOTED)
+
+
+class RecordError(ValueError):
+    """The annotation is there and cannot be used; the text is one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version by subset name *and* pod template hash: the same name with another template is another version."""
+
+    name: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry of the plan: canary weight in percent, and the least time there in seconds."""
+
+    weight: int
+    min_seconds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A release. Times are seconds since the epoch by the API server's clock; ``step`` counts from 0."""
+
+    id: str
+    uid: str
+    stable: Version
+    canary: Version
+    steps: tuple[Step, ...]
+    step: int
+    phase: str
+    started: float
+    since: float
+    by: str = ""
+    reason: str = ""
+
+    @property
+    def weight(self) -> int:
+        """The canary weight that this record intends, in percent."""
+        return 0 if self.phase == ABORTED else self.steps[self.step].weight
+
+    def weights(self) -> dict[str, int]:
+        """Both weights that this record intends, by subset."""
+        return {self.stable.name: 100 - self.weight, self.canary.name: self.weight}
+
+    def at(self, step: int, now: float) -> Record:
+        """The record of the same release that goes on to ``step``."""
+        return replace(self, step=step, since=now, phase=PROGRESSING, reason="")
+
+    def ended(self, phase: str, now: float, reason: str) -> Record:
+        """The record of the same release that is held, aborted or promoted, and why."""
+        return replace(self, phase=phase, since=now, reason=reason)
+
+    def dumps(self) -> str:
+        """The annotation's text: JSON, keys in a fixed order."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"))
+
+
+def loads(text: str) -> Record:
+    """The record in an annotation's text. Raises RecordError for one of a newer format, or a broken one."""
+    try:
+        data: dict[str, Any] = json.loads(text)
+        found = data.pop("format")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise RecordError(_broken("it is not JSON with a 'format'")) from None
+    if not isinstance(found, int) or found > FORMAT:
+        raise RecordError(
+            f"annotation {ANNOTATION} has format {found}, this collection knows {FORMAT}; "
+            "finish the release with the newer collection that began it"
+        )
+    try:
+        data["stable"], data["canary"] = Version(**data["stable"]), Version(**data["canary"])
+        data["steps"] = tuple(Step(**step) for step in data["steps"])
+        record = Record(**data)
+        ok = record.phase in PHASES and 0 <= record.step < len(record.steps)
+    except (KeyError, TypeError) as error:
+        raise RecordError(_broken(str(error))) from None
+    if not ok:
+        raise RecordError(_broken(f"phase {record.phase!r}, step {record.step} of {len(record.steps)}"))
+    return record
+
+
+def _broken(why: str) -> str:
+    return (
+        f"annotation {ANNOTATION} cannot be read ({why}); somebody edited it: "
+        "set the weights by hand, remove the annotation, and start again"
+    )

@@ -1,0 +1,455 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One pass of a release over a World: read what is there, do what is due. Private to this collection.
+
+No Kubernetes in here. Everything a release does is a function of what the World shows (route object with its record,
+workloads, evidence, time) and of what the user wants, so a run can be killed anywhere and any other run takes it up.
+The simulated World of tests/sim and the real one of ``_world.py`` implement the same Protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, carry, difference
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Gate, Health, Verdict, Window, compact
+from ansible_collections.progressive.istio.plugins.module_utils._plan import (
+    Adopt,
+    Done,
+    Outcome,
+    Refuse,
+    ReleaseError,
+    Resume,
+    Start,
+    State,
+    Want,
+    admit,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
+    Conflict,
+    Lost,
+    Orphaned,
+    Stopped,
+    Unreachable,
+    World,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._record import (
+    ABORTED,
+    HELD,
+    PROGRESSING,
+    PROMOTED,
+    Record,
+)
+
+SAVE_SECONDS = 10.0  # evidence is written at most this often, and at events
+SAY_SECONDS = 15.0  # a line of progress at least this often
+CONFIRM_SECONDS = 0.1  # between looks at the proxies while a change is on its way
+UNREADY_SECONDS = 10.0  # a canary without any ready pod for this long has failed, whatever the counters say
+UNREACHABLE_SECONDS = 120.0  # the API server may be away this long before the run gives up (the release does not)
+WRITE_TRIES = 20
+
+
+Say = Callable[[str], None]
+
+
+class Release:
+    """Brings a release as far as ``budget`` seconds allow; ``say`` gets one line for every event, at once."""
+
+    def __init__(self, world: World, want: Want, say: Say) -> None:
+        self.world, self.want, self.say = world, want, say
+        self.changed = False
+        self.gate = Gate(want.tolerance)
+        self.verdict: Verdict | None = None
+        self.evidence: Evidence | None = None
+        self.saved = self.said = self.renewed = float("-inf")
+        self.unready_since: float | None = None
+
+    # ---------------------------------------------------------------- the pass
+
+    def run(self, budget: float) -> Outcome:
+        """One pass. Raises ReleaseError for what the user has to mend, Stopped and Orphaned when it must not go on."""
+        self.deadline = self.world.now() + budget
+        state = self._observe()
+        decision = admit(self.want, state)
+        if isinstance(decision, Refuse):
+            return self._outcome(decision.phase, decision.text, failed=True, weight=state.weight_of(self.want.canary))
+        if isinstance(decision, Done):
+            return self._outcome(decision.phase, decision.text, weight=state.weight_of(self.want.canary))
+        holder = self.world.acquire()
+        if holder:
+            raise Stopped(f"this release is being run by {holder}; wait for it, or end that run first")
+        self.renewed = self.world.now()
+        outcome = None
+        try:
+            outcome = self._act(decision, state)
+        finally:
+            # Between the passes of one run the lease stays; a run that has ended or failed gives it back at once.
+            if (outcome is None or outcome.finished) and self.world.alive():
+                self._quietly(self.world.release_lease)
+        return outcome
+
+    def _act(self, decision: Start | Resume | Adopt, state: State) -> Outcome:
+        if isinstance(decision, Resume):
+            record = decision.record
+            self._load(record)
+            if self.want.state == "aborted":
+                return self._abort(record, f"asked for by {self.world.identity()}", asked_for=True)
+            if decision.changed:
+                return self._abort(record, decision.changed)
+            if record.phase == HELD:
+                return self._look_again(record)
+            self.say(f"goes on with release {record.id} at step {self._step(record)}")
+            return self._drive(record)
+        return self._drive(self._start(decision, state))
+
+    def _start(self, decision: Start | Adopt, state: State) -> Record:
+        want, now = self.want, self.world.now()
+        first = decision.first if isinstance(decision, Adopt) else 0
+        record = Record(
+            secrets.token_hex(4),
+            state.uid,
+            decision.stable,
+            decision.canary,
+            want.steps,
+            first,
+            PROGRESSING,
+            now,
+            now,
+            self.world.identity(),
+        )
+        look = self.world.look()
+        if not look.proxies:
+            raise ReleaseError(
+                f"no client proxy could be read: no pod in the mesh has a sidecar that routes to {state.service}; "
+                "a client without a sidecar ignores weights. Label the clients' namespace for injection and restart them"
+            )
+        self.evidence = Evidence(record.id, now, (), look)
+        self._save(force=True)
+        steps = ", ".join(str(step.weight) for step in record.steps)
+        self.say(f"{record.stable.name} -> {record.canary.name}  release {record.id}  steps {steps} %")
+        self._write(record, expect=state.record)
+        self.gate.begin_step(record.step, record.weight)
+        return record
+
+    def _load(self, record: Record) -> None:
+        """Replay the stored evidence of this release; without any, it starts anew and nothing passes on old counts."""
+        stored = self.world.load_evidence()
+        if stored is None or stored.release != record.id:
+            stored = Evidence(record.id, self.world.now(), (), self.world.look())
+        self.evidence = stored
+        step = None
+        for window in stored.windows:
+            if window.step != step:
+                step = window.step
+                self.gate.begin_step(step, window.weight)
+            self.gate.observe(window)
+        if step != record.step:
+            self.gate.begin_step(record.step, record.weight)
+
+    # ---------------------------------------------------------------- looking
+
+    def _drive(self, record: Record) -> Outcome:
+        confirmed_at: float | None = None
+        written = self.world.now()
+        while True:
+            state = self._observe()
+            if state.record != record:
+                raise Stopped(self._taken_over(state, record))
+            drifted = self._drifted(state, record)
+            if confirmed_at is None and not drifted:
+                confirmed_at = self._confirm(state, record, written)
+            verdict = self._judge(state, record, confirmed_at is not None and not drifted)
+            now = self.world.now()
+            if verdict.kind == "fail":
+                return self._abort(record, verdict.reason)
+            if drifted:
+                return self._hold(record, drifted)
+            if verdict.kind == "pass" and confirmed_at is not None:
+                self._progress(record, verdict, force=True)
+                if record.step + 1 == len(record.steps):
+                    return self._promote(record)
+                if self.want.until_step is not None and record.step + 1 >= self.want.until_step:
+                    self._save(force=True)
+                    return self._outcome(PROGRESSING, f"waits after step {self._step(record)}", record=record)
+                record = self._next(record)
+                written, confirmed_at = self.world.now(), None
+                continue
+            if now - record.since > self.want.max_wait:
+                return self._inconclusive(record, verdict, confirmed_at is not None)
+            self._progress(record, verdict)
+            self._save()
+            self._keep_lease()
+            if now >= self.deadline:
+                self._save(force=True)
+                return self._outcome(PROGRESSING, "", finished=False, record=record)
+            fast = confirmed_at is None and now - written < self.want.interval
+            self.world.sleep(CONFIRM_SECONDS if fast else self.want.interval)
+
+    def _look_again(self, record: Record) -> Outcome:
+        """A held release looks once: it goes on, is taken back, or stays held without a single write."""
+        state = self._observe()
+        drifted = self._drifted(state, record)
+        confirmed = not drifted and not self.world.programmed(state).lagging
+        verdict = self._judge(state, record, confirmed)
+        if verdict.kind == "fail":
+            return self._abort(record, verdict.reason)
+        if self.world.now() - record.since > self.want.max_hold:
+            return self._abort(record, f"held for more than {self.want.max_hold:.0f} s: {record.reason}")
+        if not drifted and (verdict.kind == "pass" or self.want.retry):
+            self.say(f"goes on with held release {record.id} at step {self._step(record)}")
+            resumed = record.at(record.step, self.world.now())
+            self._write(resumed, expect=record)
+            return self._drive(resumed)
+        return self._outcome(HELD, drifted or record.reason, failed=True, record=record)
+
+    def _judge(self, state: State, record: Record, settled: bool) -> Verdict:
+        """Close a window, and ask the gate. Not ``settled``: the weights are not yet what this step is about."""
+        look = self._close_window(record)
+        unread = ", ".join(f"{name}: {why}" for name, why in sorted(look.unread.items())[:3])
+        now = self.world.now()
+        canary, stable = state.version(record.canary.name), state.version(record.stable.name)
+        self.unready_since = None if canary.ready else self.unready_since or now
+        dead = self.unready_since is not None and now - self.unready_since >= UNREADY_SECONDS
+        self.verdict = self.gate.verdict(
+            settled and now - record.since >= record.steps[record.step].min_seconds,
+            not look.unread,
+            f"proxies that count did not answer: {unread}" if unread else "",
+            Health(canary.ready, stable.ready) if dead else None,
+        )
+        return self.verdict
+
+    def _close_window(self, record: Record) -> Look:
+        """Look, and take what was counted since the last look into the evidence."""
+        if self.evidence is None:
+            raise RuntimeError("a window needs a first look")
+        before, look = self.evidence.look, carry(self.evidence.look, self.world.look())
+        counts = difference(before, look, self.evidence.since)
+        n_c, x_c = counts.get(record.canary.name, (0, 0))
+        n_b, x_b = counts.get(record.stable.name, (0, 0))
+        weight = record.steps[record.step].weight
+        window = Window(record.step, weight, max(0.0, look.time - before.time), n_c, x_c, n_b, x_b)
+        self.evidence = replace(self.evidence, windows=tuple(compact((*self.evidence.windows, window))), look=look)
+        self.gate.observe(window)
+        return look
+
+    def _confirm(self, state: State, record: Record, written: float) -> float | None:
+        answer = self.world.programmed(state)
+        now = self.world.now()
+        if answer.lagging:
+            if now - written > self.want.verify_timeout and now - self.said > SAY_SECONDS:
+                self.said = now
+                self.say(f"step {self._step(record)}  ROUTING  not programmed: {'; '.join(answer.lagging[:3])}")
+            return None
+        self.say(
+            f"step {self._step(record)}  weight {record.weight} % in {answer.programmed} of {answer.asked} proxies "
+            f"after {now - written:.2f} s"
+        )
+        return now
+
+    def _drifted(self, state: State, record: Record) -> str:
+        want = record.weights()
+        if all(state.weights.get(name) == weight for name, weight in want.items()):
+            return ""
+        there = ", ".join(f"{name} {weight}" for name, weight in sorted(state.weights.items()))
+        ours = ", ".join(f"{name} {weight}" for name, weight in sorted(want.items()))
+        return f"drift: the route says {there}, this release set {ours}; last written by {state.manager}"
+
+    # ---------------------------------------------------------------- acting
+
+    def _next(self, record: Record) -> Record:
+        self._save(force=True)
+        following = record.at(record.step + 1, self.world.now())
+        state = self._observe()
+        if not state.version(record.canary.name).ready:
+            raise ReleaseError(f"{record.canary.name} has no ready pod; its weight stays {record.weight} %")
+        self._write(following, expect=record)
+        self.gate.begin_step(following.step, following.weight)
+        return following
+
+    def _promote(self, record: Record) -> Outcome:
+        reason = self.verdict.reason if self.verdict else ""
+        ended = record.ended(PROMOTED, self.world.now(), reason)
+        self._save(force=True)
+        self._write(ended, expect=record, move=False)
+        self.say(f"PROMOTED  {record.canary.name} has all traffic  {self._totals()}")
+        return self._outcome(PROMOTED, f"{record.canary.name} has all traffic", record=ended)
+
+    def _abort(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
+        """All weight to stable first; everything else afterwards. From whatever weights are there."""
+        decided = self.world.now()
+        stable = self._observe().version(record.stable.name)
+        if not stable.ready:
+            return self._hold(record, f"{reason}; but {stable.version.name} has no ready pod to go back to")
+        ended = record.ended(ABORTED, decided, reason)
+        drifted = self._write(ended, expect=record, force=True)
+        if drifted:
+            self.say(f"overruled a {drifted}")
+        lagging: tuple[str, ...] = ()
+        while True:
+            answer = self.world.programmed(self._observe())
+            lagging, now = answer.lagging, self.world.now()
+            if not lagging or now - decided > self.want.verify_timeout:
+                break
+            self.world.sleep(CONFIRM_SECONDS)
+        took = f"weight 0 in {answer.programmed} of {answer.asked} proxies {now - decided:.2f} s after the verdict"
+        self.say(f"ABORTED  {took}  {reason}")
+        if lagging:
+            self.say(f"ABORTED  still with the old weight: {'; '.join(lagging[:5])}")
+        self._judge_after_the_end(ended)
+        text = f"{record.canary.name} was taken back: {reason}; {took}"
+        return self._outcome(ABORTED, text, failed=not asked_for, record=ended)
+
+    def _judge_after_the_end(self, record: Record) -> None:
+        """Count what was answered until weight 0 was reached, so that the evidence holds every failed answer."""
+        self._close_window(record)
+        self._save(force=True)
+
+    def _hold(self, record: Record, reason: str) -> Outcome:
+        held = record.ended(HELD, self.world.now(), reason)
+        self._save(force=True)
+        self._write(held, expect=record, move=False, force=True)
+        self.say(f"HELD  step {self._step(record)}  {reason}")
+        return self._outcome(HELD, reason, failed=True, record=held)
+
+    def _inconclusive(self, record: Record, verdict: Verdict, confirmed: bool) -> Outcome:
+        reason = f"no verdict within {self.want.max_wait:.0f} s: {verdict.kind}: {verdict.reason}"
+        if not confirmed:
+            lagging = self.world.programmed(self._observe()).lagging
+            return self._abort(record, f"weight {record.weight} % not programmed: {'; '.join(lagging[:3])}")
+        if self.want.on_inconclusive == "abort":
+            return self._abort(record, reason)
+        if self.want.on_inconclusive == "promote":
+            self.say(f"step {self._step(record)}  OVERRIDE  on_inconclusive: promote  {reason}")
+            if record.step + 1 == len(record.steps):
+                return self._promote(record)
+            return self._drive(self._next(record))
+        return self._hold(record, reason)
+
+    def _write(self, record: Record, expect: Record | None, move: bool = True, force: bool = False) -> str:
+        """Write the record (and its weights), once, or know that it happened. Returns the drift that was overruled."""
+        state = self._observe()
+        for attempt in range(WRITE_TRIES):
+            if attempt:
+                state = self._observe()
+            if state.record == record:
+                self.changed = True  # the answer to an earlier try was lost; the write was not
+                return ""
+            drifted = self._drifted(state, expect) if expect and expect.phase in (PROGRESSING, HELD) else ""
+            if state.record != expect and not (force and (state.record is None or state.record.id == record.id)):
+                raise Stopped(self._taken_over(state, record))
+            if drifted and not force:
+                raise Stopped(drifted)
+            if not self.world.alive():
+                raise Orphaned
+            try:
+                self.world.write(state, record, move)
+            except Conflict:
+                continue
+            except Lost:
+                self.world.sleep(self.want.interval)
+                continue
+            self.changed = True
+            return drifted
+        raise ReleaseError(
+            f"{state.where} changes faster than it can be written ({WRITE_TRIES} tries); nothing was set"
+        )
+
+    def _taken_over(self, state: State, record: Record) -> str:
+        if state.record is None:
+            return (
+                f"drift: the record of release {record.id} is gone from {state.where}, last written by {state.manager}; "
+                "the weights are as they were"
+            )
+        return f"release {state.record.id} ({state.record.phase}, by {state.record.by}) is on {state.where} now"
+
+    # ---------------------------------------------------------------- small things
+
+    def _observe(self) -> State:
+        """Read the state, through short absences of the API server."""
+        began = self.world.now()
+        while True:
+            try:
+                return self.world.observe()
+            except Unreachable as error:
+                if self.world.now() - began > UNREACHABLE_SECONDS:
+                    raise ReleaseError(
+                        f"the API server has not answered for {UNREACHABLE_SECONDS:.0f} s: {error}"
+                    ) from None
+                if not self.world.alive():
+                    raise Orphaned from None
+                now = self.world.now()
+                if now - self.said > SAY_SECONDS:
+                    self.said = now
+                    self.say(f"NO ANSWER from the API server; weights stay as they are  {error}")
+                self.world.sleep(self.want.interval)
+
+    def _save(self, force: bool = False) -> None:
+        now = self.world.now()
+        if self.evidence and (force or now - self.saved >= SAVE_SECONDS):
+            if not self.world.alive():
+                raise Orphaned
+            try:
+                self.world.save_evidence(self.evidence)
+                self.saved = now
+            except (Unreachable, Lost):
+                pass  # tried again at the next look; until then a killed run loses windows, and invents none
+
+    def _keep_lease(self) -> None:
+        now = self.world.now()
+        if now - self.renewed < SAVE_SECONDS / 2:
+            return
+        if not self.world.alive():
+            raise Orphaned
+        try:
+            kept = self.world.renew()
+        except Unreachable:
+            return  # tried again at the next look; every write is fenced by the record anyway
+        self.renewed = now
+        if not kept:
+            raise Stopped("another run has taken the lease; this one stops")
+
+    def _progress(self, record: Record, verdict: Verdict, force: bool = False) -> None:
+        now = self.world.now()
+        if force or now - self.said >= SAY_SECONDS:
+            self.said = now
+            self.say(f"step {self._step(record)}  {verdict.kind.upper()}  {verdict.reason}")
+
+    def _step(self, record: Record) -> str:
+        return f"{record.step + 1}/{len(record.steps)}  {record.steps[record.step].weight} %"
+
+    def _totals(self) -> str:
+        windows = self.evidence.windows if self.evidence else ()
+        return (
+            f"canary {sum(w.x_c for w in windows):,} bad of {sum(w.n_c for w in windows):,}, "
+            f"stable {sum(w.x_b for w in windows):,} bad of {sum(w.n_b for w in windows):,}"
+        )
+
+    @staticmethod
+    def _quietly(action: Callable[[], None]) -> None:
+        with contextlib.suppress(Unreachable, Conflict, Lost):
+            action()  # an unreleased lease runs out by itself
+
+    def _outcome(
+        self,
+        phase: str,
+        text: str,
+        failed: bool = False,
+        finished: bool = True,
+        record: Record | None = None,
+        weight: int | None = None,
+    ) -> Outcome:
+        return Outcome(
+            phase,
+            text,
+            failed,
+            finished,
+            self.changed,
+            record.weight if record else weight or 0,
+            record,
+            self.verdict,
+            self.evidence,
+        )

@@ -1,0 +1,171 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Set the weights of one route and see them in the proxies: what istio_weight does. Private to this collection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.progressive.istio.plugins.module_utils import _routes
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh
+from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
+from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, RecordError
+from ansible_collections.progressive.istio.plugins.module_utils._world import (
+    NETWORKING,
+    find_virtual_service,
+    record_of,
+)
+
+WRITE_TRIES = 5
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Options of istio_weight. ``verify_timeout`` in seconds."""
+
+    namespace: str
+    name: str
+    route: str
+    weights: Mapping[str, int]
+    verify: bool
+    verify_timeout: float
+
+
+def whole_weights(given: Mapping[str, Any]) -> dict[str, int]:
+    """Weights from YAML or Jinja: whole numbers, also as text. Raises RouteError."""
+    weights = {}
+    for subset, value in given.items():
+        if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+            value = int(value)
+        weights[str(subset)] = value
+    _routes.check_weights(weights)
+    return weights
+
+
+def set_weights(cluster: Cluster, wish: Wish, check_mode: bool) -> dict[str, Any]:
+    """The module's result. Raises ReleaseError, with one line, before anything is written or when a proxy lags behind."""
+    began = time.monotonic()
+    try:
+        result, obj, route = _set(cluster, wish, check_mode)
+        result["proxies"] = {"asked": 0, "programmed": 0, "lagging": []}
+        if wish.verify and not check_mode:
+            result["proxies"] = _verify(cluster, obj, route, wish.verify_timeout)
+    except NoAnswer as error:
+        raise ReleaseError(f"{error}; run it again: it writes only what is still missing") from None
+    except (ApiError, _routes.RouteError) as error:
+        raise ReleaseError(str(error)) from None
+    result["seconds"] = round(time.monotonic() - began, 3)
+    return result
+
+
+def _set(cluster: Cluster, wish: Wish, check_mode: bool) -> tuple[dict[str, Any], Mapping[str, Any], _routes.HttpRoute]:
+    for _attempt in range(WRITE_TRIES):
+        obj = find_virtual_service(cluster, wish.namespace, "", wish.name)
+        route = _routes.find_route(obj, list(wish.weights), wish.route)
+        before = route.weights()
+        after = {**before, **wish.weights}
+        patch = _routes.weight_patch(obj, route, wish.weights)
+        if patch:
+            _check_subsets(cluster, obj, route, wish.weights)
+        result = {
+            "changed": bool(patch),
+            "before": before,
+            "after": after,
+            "diff": {
+                "before": {"route": route.label(), "weights": before},
+                "after": {"route": route.label(), "weights": after},
+            },
+            "warnings_": _running(obj) if patch else [],
+        }
+        try:
+            if patch:
+                obj = cluster.patch_json(NETWORKING, obj, "virtualservices", patch, dry_run=check_mode)
+        except ApiError as error:
+            if error.status in (409, 422):
+                continue
+            raise
+        return result, obj, _routes.find_route(obj, list(wish.weights), wish.route)
+    raise ReleaseError(
+        f"VirtualService {wish.namespace}/{wish.name} changes faster than it can be written ({WRITE_TRIES} tries); "
+        "nothing was written"
+    )
+
+
+def _check_subsets(
+    cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute, weights: Mapping[str, int]
+) -> None:
+    """Istio accepts weights for subsets that exist nowhere, and answers their requests with 503."""
+    namespace = obj["metadata"]["namespace"]
+    wanted = {d.subset: _routes.full_host(d.host, namespace) for d in route.destinations if weights.get(d.subset)}
+    for host in set(wanted.values()):
+        parts = host.split(".")
+        place = parts[1] if len(parts) > 2 and parts[2] == "svc" else namespace
+        known = {
+            subset["name"]
+            for rule in cluster.select(NETWORKING, place, "destinationrules")
+            if _routes.full_host(rule["spec"].get("host", ""), place) == host
+            for subset in rule["spec"].get("subsets") or []
+        }
+        missing = sorted(s for s, h in wanted.items() if h == host and s and s not in known)
+        if known and missing:
+            raise ReleaseError(
+                f"no subset {', '.join(missing)} for {host} in the DestinationRules of namespace {place}; "
+                f"there are: {', '.join(sorted(known))}"
+            )
+
+
+def _running(obj: Mapping[str, Any]) -> list[str]:
+    try:
+        record = record_of(obj)
+    except RecordError as error:
+        return [str(error)]
+    if record and record.phase in (PROGRESSING, HELD):
+        return [
+            f"release {record.id} of {record.canary.name} is {record.phase} on this route; "
+            "it will hold, because its weights were changed by somebody else"
+        ]
+    return []
+
+
+def _ports(cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute) -> list[int]:
+    """Ports of the destinations' Services; none known (another cluster, a ServiceEntry) means all."""
+    ports: list[int] = []
+    for host in {_routes.full_host(d.host, obj["metadata"]["namespace"]) for d in route.destinations}:
+        parts = host.split(".")
+        service = cluster.get("v1", parts[1], "services", parts[0]) if len(parts) > 2 and parts[2] == "svc" else None
+        if service is None:
+            return []
+        ports += [port["port"] for port in service["spec"].get("ports") or []]
+    return ports
+
+
+def _verify(cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute, timeout: float) -> dict[str, Any]:
+    mesh = Mesh(cluster)
+    mesh.refresh()
+    ports = _ports(cluster, obj, route)
+    deadline = time.monotonic() + timeout
+    done: set[str] = set()
+    while True:
+        answers = mesh.lagging(ports, obj, route, skip=done)
+        done |= {uid for uid, answer in answers.items() if answer.runs == ""}
+        lagging = sorted(f"{answer.name} {answer.runs}" for answer in answers.values() if answer.runs)
+        if not lagging:
+            break
+        if time.monotonic() > deadline:
+            raise ReleaseError(
+                f"{_routes.describe(obj)} is written, but {len(lagging)} of {len(done) + len(lagging)} proxies do not run "
+                f"it after {timeout:g} s: {'; '.join(lagging[:5])}; look at their connection to istiod (istioctl proxy-status)"
+            )
+        time.sleep(POLL_SECONDS)
+    if not done:
+        raise ReleaseError(
+            f"no proxy in the mesh runs a route of {_routes.describe(obj)}: no client pod has a sidecar, or none sees "
+            "this object (exportTo, gateways); a client without a sidecar ignores weights"
+        )
+    return {"asked": len(done), "programmed": len(done), "lagging": []}

@@ -1,0 +1,419 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The real World: what a release sees and does, in a cluster with Istio. Private to this collection."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _record, _routes
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh, Proxy
+from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, State, Workload
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
+from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, Record, Version
+from ansible_collections.progressive.istio.plugins.module_utils._run import Run
+
+NETWORKING = "networking.istio.io/v1"
+LEASES = "coordination.k8s.io/v1"
+LEASE_SECONDS = 15
+SLOW_READ_SECONDS = 2.0  # pods, Service and DestinationRule are read at most this often
+SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often
+PROCESS = "progressive.istio/process"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a write is based on: the object as read, and the route in it."""
+
+    obj: Mapping[str, Any]
+    route: _routes.HttpRoute
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The Service, and the labels of each subset of its DestinationRule."""
+
+    host: str
+    ports: tuple[int, ...]
+    selector: Mapping[str, str]
+    subsets: Mapping[str, Mapping[str, str]]
+
+
+def token_of(state: State) -> Token:
+    """What a state of the LiveWorld was read from."""
+    if not isinstance(state.token, Token):
+        raise TypeError("this state does not come from a cluster")
+    return state.token
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Errors of the API as the release knows them."""
+    try:
+        yield
+    except NoAnswer as error:
+        raise Unreachable(str(error)) from None
+    except ApiError as error:
+        hint = "; the account that runs this needs that permission" if error.status in (401, 403) else ""
+        raise ReleaseError(f"{error}{hint}") from None
+    except (_routes.RouteError, _record.RecordError) as error:
+        raise ReleaseError(str(error)) from None
+
+
+def find_service(cluster: Cluster, namespace: str, name: str) -> Service:
+    """The Service and its subsets. Raises ReleaseError for what is missing, naming it."""
+    service = cluster.get("v1", namespace, "services", name)
+    if service is None:
+        raise ReleaseError(f"Service {namespace}/{name} does not exist; deploy it, or mend namespace and name")
+    host = _routes.full_host(name, namespace)
+    rules = [
+        rule
+        for rule in cluster.select(NETWORKING, namespace, "destinationrules")
+        if _routes.full_host(rule["spec"].get("host", ""), namespace) == host
+    ]
+    subsets = {s["name"]: s.get("labels") or {} for rule in rules for s in rule["spec"].get("subsets") or []}
+    if not subsets:
+        raise ReleaseError(
+            f"no DestinationRule in namespace {namespace} has subsets for {host}; a release needs one subset for each version"
+        )
+    spec = service["spec"]
+    return Service(host, tuple(p["port"] for p in spec.get("ports") or []), spec.get("selector") or {}, subsets)
+
+
+def find_virtual_service(cluster: Cluster, namespace: str, host: str, name: str = "") -> dict[str, Any]:
+    """The VirtualService named ``name``, or the one of the namespace that serves ``host``. Raises ReleaseError."""
+    if name:
+        found = cluster.get(NETWORKING, namespace, "virtualservices", name)
+        if found is None:
+            raise ReleaseError(f"VirtualService {namespace}/{name} does not exist")
+        return found
+    serving = [vs for vs in cluster.select(NETWORKING, namespace, "virtualservices") if _routes.serves(vs, host)]
+    if len(serving) != 1:
+        names = ", ".join(vs["metadata"]["name"] for vs in serving)
+        raise ReleaseError(
+            f"{len(serving) or 'no'} VirtualServices in namespace {namespace} have {host} among their hosts"
+            + (
+                f" ({names}); say which one with route_object"
+                if serving
+                else "; deploy one with all weight on the stable version"
+            )
+        )
+    # A list item has no kind, and comes from a cache; what a write is based on is read by name.
+    return find_virtual_service(cluster, namespace, host, serving[0]["metadata"]["name"])
+
+
+def stored_evidence(cluster: Cluster, namespace: str, name: str) -> Evidence | None:
+    """What the last release of a service has stored. Raises EvidenceError when it cannot be used."""
+    with reading():
+        found = cluster.get("v1", namespace, "configmaps", own_name(name))
+    if found is None:
+        return None
+    try:
+        return _evidence.loads((found.get("data") or {})["evidence"])
+    except KeyError:
+        raise _evidence.EvidenceError(f"ConfigMap {namespace}/{own_name(name)} holds no evidence") from None
+
+
+def own_name(service: str) -> str:
+    """Name of a release's Lease and evidence ConfigMap."""
+    return f"progressive-istio-{service}"
+
+
+def record_of(obj: Mapping[str, Any]) -> Record | None:
+    """The release on record, or None: also for a copy of a VirtualService, whose record speaks of another object."""
+    text = (obj["metadata"].get("annotations") or {}).get(ANNOTATION)
+    if not text:
+        return None
+    record = _record.loads(text)
+    return record if record.uid == obj["metadata"]["uid"] else None
+
+
+def workloads(service: Service, pods: Sequence[Mapping[str, Any]]) -> dict[str, Workload]:
+    """The pods of each subset: how many, how many ready, and the template they come from (the newest, if several)."""
+    found = {}
+    for name, labels in service.subsets.items():
+        wanted = {**service.selector, **labels}
+        mine = [
+            pod
+            for pod in pods
+            if not pod["metadata"].get("deletionTimestamp")
+            and wanted.items() <= (pod["metadata"].get("labels") or {}).items()
+            and pod["status"].get("phase") in ("Pending", "Running")
+        ]
+        newest = sorted(mine, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        hashes = [_template_hash(pod) for pod in newest]
+        ready = sum(
+            any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
+            for pod in mine
+        )
+        found[name] = Workload(Version(name, hashes[-1] if hashes else ""), len(mine), ready, len(set(hashes)) > 1)
+    return found
+
+
+def _template_hash(pod: Mapping[str, Any]) -> str:
+    labels = pod["metadata"].get("labels") or {}
+    return str(labels.get("pod-template-hash") or labels.get("controller-revision-hash") or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Programmed:
+    """Proxies that have the route: asked, running the intended weights, and those that do not, each with what it runs."""
+
+    asked: int
+    programmed: int
+    lagging: tuple[str, ...]
+
+
+class LiveWorld:
+    """One service in one cluster, seen by one run. Implements ``_release.World``."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        name: str,
+        canary: str,
+        route_object: str,
+        route: str,
+        run: Run,
+        say: Callable[[str], None],
+    ) -> None:
+        self.cluster, self.namespace, self.name, self.canary = cluster, namespace, name, canary
+        self.route_object, self.route_name = route_object, route
+        self.run, self.say = run, say
+        self.own_name = own_name(name)
+        self.mesh = Mesh(cluster)
+        self._service: Service | None = None
+        self._pods: Sequence[Mapping[str, Any]] = []
+        self._read_at = self._swept_at = float("-inf")
+        self._last_look: Look | None = None
+        self._confirmed: tuple[str, set[str]] = ("", set())
+        self._lease: dict[str, Any] | None = None
+
+    # ------------------------------------------------------------ time and life
+
+    def now(self) -> float:
+        with reading():
+            return self.cluster.now()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def alive(self) -> bool:
+        return self.run.alive()
+
+    def identity(self) -> str:
+        return self.run.by
+
+    # ------------------------------------------------------------ state
+
+    def service(self) -> Service:
+        """The Service as last read."""
+        if self._service is None:
+            self._slow_reads()
+        return self._service or find_service(self.cluster, self.namespace, self.name)
+
+    def _slow_reads(self) -> None:
+        now = time.monotonic()
+        if now - self._read_at < SLOW_READ_SECONDS:
+            return
+        with reading():
+            self._service = find_service(self.cluster, self.namespace, self.name)
+            selector = ",".join(f"{k}={v}" for k, v in sorted(self._service.selector.items()))
+            self._pods = self.cluster.select("v1", self.namespace, "pods", selector)
+            self.mesh.refresh()
+        self._read_at = now
+
+    def _slow_reads_if_any(self) -> None:
+        """For questions to the proxies: without the API server none of them answers, and that is told one by one."""
+        try:
+            self._slow_reads()
+        except Unreachable:
+            if self._service is None:
+                raise
+
+    def observe(self) -> State:
+        self._slow_reads()
+        service = self.service()
+        with reading():
+            obj = find_virtual_service(self.cluster, self.namespace, service.host, self.route_object)
+            self.route_object = obj["metadata"]["name"]
+            record = record_of(obj)
+            route = _routes.pick_route(
+                obj, service.host, record.canary.name if record and not self.canary else self.canary, self.route_name
+            )
+        return State(
+            _routes.describe(obj),
+            f"Service {self.namespace}/{self.name}",
+            obj["metadata"]["uid"],
+            route.weights(),
+            record,
+            _routes.field_manager(obj),
+            workloads(service, self._pods),
+            Token(obj, route),
+        )
+
+    def patch_for(self, token: Token, record: Record, move: bool = True) -> list[dict[str, Any]]:
+        """The JSON Patch that ``write`` would send."""
+        stable, canary = record.stable.name, record.canary.name
+        clone = (stable, canary) if canary not in {d.subset for d in token.route.destinations} else None
+        weights = record.weights() if move else {}
+        return _routes.weight_patch(token.obj, token.route, weights, {ANNOTATION: record.dumps()}, clone)
+
+    def write(self, state: State, record: Record, move: bool) -> None:
+        token = token_of(state)
+        try:
+            self.cluster.patch_json(NETWORKING, token.obj, "virtualservices", self.patch_for(token, record, move))
+        except NoAnswer as error:
+            raise Lost(str(error)) from None
+        except ApiError as error:
+            if error.status in (409, 422):
+                raise Conflict(str(error)) from None
+            raise ReleaseError(str(error)) from None
+
+    # ------------------------------------------------------------ proxies
+
+    def programmed(self, state: State) -> Programmed:
+        token = token_of(state)
+        self._slow_reads_if_any()
+        intended = repr(_routes.expected_clusters(token.obj, token.route))
+        if self._confirmed[0] != intended:
+            self._confirmed = (intended, set())
+        confirmed = self._confirmed[1]
+        answers = self.mesh.lagging(self.service().ports, token.obj, token.route, skip=confirmed)
+        confirmed |= {uid for uid, answer in answers.items() if answer.runs == ""}
+        lagging = tuple(f"{a.name} {a.runs}" for a in answers.values() if a.runs)
+        here = len(confirmed & {proxy.uid for proxy in self.mesh.proxies})
+        return Programmed(here + len(lagging), here, lagging)
+
+    def look(self) -> Look:
+        self._slow_reads_if_any()
+        service, before = self.service(), self._last_look
+        everyone = time.monotonic() - self._swept_at >= SWEEP_SECONDS
+        if everyone:
+            self._swept_at = time.monotonic()
+        looks: dict[str, ProxyLook] = {}
+        unread: dict[str, str] = {}
+
+        def counts(proxy: Proxy) -> bool:
+            known = before.proxies.get(proxy.uid) if before else None
+            return known is None or any(n for n, _bad in known.series.values())
+
+        asked = [proxy for proxy in self.mesh.proxies if everyone or counts(proxy)]
+        for proxy, answer in self.mesh.counters(asked, service.host, service.subsets):
+            if isinstance(answer, ProxyLook):
+                looks[proxy.uid] = answer
+            elif proxy.should_answer and counts(proxy):
+                unread[proxy.uid] = answer
+        if before:
+            for proxy in self.mesh.proxies:
+                if proxy.uid not in looks and proxy.uid in before.proxies and proxy.uid not in unread:
+                    looks[proxy.uid] = before.proxies[proxy.uid]
+        self._last_look = Look(self.cluster.now(), looks, unread)
+        return self._last_look
+
+    # ------------------------------------------------------------ evidence
+
+    def load_evidence(self) -> Evidence | None:
+        try:
+            return stored_evidence(self.cluster, self.namespace, self.name)
+        except _evidence.EvidenceError as error:
+            self.say(str(error))
+            return None
+
+    def save_evidence(self, evidence: Evidence) -> None:
+        body = {"metadata": self._metadata(), "data": {"evidence": _evidence.dumps(evidence)}}
+        with reading():
+            try:
+                self.cluster.write("PUT", "v1", self.namespace, "configmaps", body)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                self.cluster.write("POST", "v1", self.namespace, "configmaps", body)
+
+    def _metadata(self) -> dict[str, Any]:
+        labels = {"app.kubernetes.io/managed-by": "progressive.istio"}
+        return {"name": self.own_name, "namespace": self.namespace, "labels": labels}
+
+    # ------------------------------------------------------------ lease
+
+    def acquire(self) -> str:
+        with reading():
+            lease = self.cluster.get(LEASES, self.namespace, "leases", self.own_name)
+            if lease is None:
+                return self._write_lease("POST", {"metadata": self._metadata(), "spec": {}})
+            holder = lease["spec"].get("holderIdentity") or ""
+            if holder in ("", self.run.id) or self._process_is_gone(lease):
+                return self._write_lease("PUT", lease)
+            return self._wait_for(lease, holder)
+
+    def _wait_for(self, lease: dict[str, Any], holder: str) -> str:
+        """Take the lease over when it was not renewed for its whole duration, as seen from here: clocks may differ."""
+        duration = lease["spec"].get("leaseDurationSeconds") or LEASE_SECONDS
+        self.say(f"waits up to {duration} s for the lease of {holder}")
+        since = time.monotonic()
+        while time.monotonic() - since < duration + 1:
+            time.sleep(1)
+            now = self.cluster.get(LEASES, self.namespace, "leases", self.own_name)
+            if now is None or not now["spec"].get("holderIdentity"):
+                return self.acquire()
+            if now["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"]:
+                return str(now["spec"]["holderIdentity"])
+        return self._write_lease("PUT", lease)
+
+    def _process_is_gone(self, lease: Mapping[str, Any]) -> bool:
+        text = (lease["metadata"].get("annotations") or {}).get(PROCESS)
+        try:
+            return text is not None and self.run.knows_dead(json.loads(text))
+        except (ValueError, TypeError, KeyError):
+            return False
+
+    def _write_lease(self, method: str, lease: dict[str, Any], holder: str | None = None) -> str:
+        """Empty when the lease is ours now; else who was quicker."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime(self.cluster.now()))
+        spec = dict(lease.get("spec") or {})
+        mine = self.run.id if holder is None else holder
+        if spec.get("holderIdentity") != mine:
+            spec["acquireTime"], spec["leaseTransitions"] = stamp, (spec.get("leaseTransitions") or 0) + 1
+        spec.update(holderIdentity=mine, renewTime=stamp, leaseDurationSeconds=LEASE_SECONDS)
+        metadata = {**lease["metadata"], "annotations": {PROCESS: json.dumps(self.run.process)}}
+        try:
+            self._lease = self.cluster.write(
+                method, LEASES, self.namespace, "leases", {"metadata": metadata, "spec": spec}
+            )
+        except ApiError as error:
+            if error.status not in (409, 422):
+                raise
+            now = self.cluster.get(LEASES, self.namespace, "leases", self.own_name) or {"spec": {}}
+            if now["spec"].get("holderIdentity") != self.run.id:
+                return now["spec"].get("holderIdentity") or "another run"
+            self._lease = now  # the answer to our last renewal was lost, the renewal was not
+        return ""
+
+    def renew(self) -> bool:
+        with reading():
+            return self._lease is None or not self._write_lease("PUT", self._lease)
+
+    def release_lease(self) -> None:
+        if self._lease is not None:
+            with reading():
+                self._write_lease("PUT", self._lease, holder="")
+            self._lease = None
+
+    def lease(self) -> dict[str, Any] | None:
+        """Who holds the lease, since when, and for how long; None without one."""
+        with reading():
+            found = self.cluster.get(LEASES, self.namespace, "leases", self.own_name)
+        if found is None:
+            return None
+        spec = found["spec"]
+        keys = {"holder": "holderIdentity", "renewed": "renewTime", "seconds": "leaseDurationSeconds"}
+        return {ours: spec.get(theirs) for ours, theirs in keys.items()}

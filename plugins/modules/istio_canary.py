@@ -1,0 +1,284 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: istio_canary
+short_description: Release a version of a service step by step, and take it back when it is worse
+version_added: 0.1.0
+author: The progressive.istio authors (@progressive-istio)
+description:
+  - Moves the weight of a service's route from its stable version to O(canary_version), step by step. A step is done when
+    the client proxies run its weight, its least time is over, and the requests seen there prove that the canary is not
+    worse than the stable version beyond the tolerance.
+  - When they prove that it is, all weight goes back to the stable version within the same call, and the task fails.
+    When they prove neither within C(max_wait), the release is held (or what O(analysis.on_inconclusive) says), and the task fails.
+  - The state of a release is an annotation of its VirtualService, written in the same patch as the weight. A run that was
+    killed is taken up by the next one, from any machine. A second run after the end changes nothing.
+  - The objects may be anybody's. What is needed is a Service, a DestinationRule with a subset for each version, and a
+    VirtualService with an C(http) route to it.
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+  - progressive.istio.common
+options:
+  namespace:
+    description: Namespace of the service.
+    type: str
+    required: true
+  name:
+    description: Name of the Service that both versions are behind.
+    type: str
+    required: true
+  state:
+    description:
+      - V(promoted) releases O(canary_version), and goes on with a release that is under way or held.
+      - V(aborted) takes a running release back. Without one it does nothing.
+    type: str
+    choices: [promoted, aborted]
+    default: promoted
+  canary_version:
+    description: The version (subset of the DestinationRule) to release. Needed for O(state=promoted).
+    type: str
+    default: ''
+  stable_version:
+    description: The version that has the traffic now. Found by its weight; if given, it has to be the same.
+    type: str
+    default: ''
+  route_object:
+    description: Name of the VirtualService. Found by the service's host in O(namespace) if there is only one.
+    type: str
+    default: ''
+  route:
+    description: Name of the C(http) route. Found by the canary's subset, or, for a new version, the route without C(match).
+    type: str
+    default: ''
+  steps:
+    description: The plan. Weights must rise and end at 100. A release that has begun keeps the plan that it began with.
+    type: list
+    elements: dict
+    default:
+      - {weight: 10, min_seconds: 60}
+      - {weight: 25, min_seconds: 60}
+      - {weight: 50, min_seconds: 60}
+      - {weight: 100, min_seconds: 60}
+    suboptions:
+      weight:
+        description: The canary's share of the requests, in percent.
+        type: int
+        required: true
+      min_seconds:
+        description: Least time at this weight, in seconds.
+        type: int
+        default: 0
+  analysis:
+    description: How the release is judged.
+    type: dict
+    default: {}
+    suboptions:
+      tolerance_ratio:
+        description: The canary may have up to this many times the stable version's rate of bad requests.
+        type: float
+        default: 1.5
+      tolerance_floor:
+        description: Below this rate of bad requests (0.005 is 0.5 %) a canary is good enough, whatever the stable version does.
+        type: float
+        default: 0.005
+      alpha_fail:
+        description: Probability, over the whole release, that a canary within the tolerance is taken back.
+        type: float
+        default: 0.01
+      alpha_pass:
+        description: Probability, for each step, that a canary beyond the tolerance passes it.
+        type: float
+        default: 0.05
+      interval:
+        description: Time between two looks at the proxies, in seconds.
+        type: float
+        default: 1.0
+      max_wait:
+        description: Longest time in one step without a verdict, in seconds.
+        type: float
+        default: 900.0
+      max_hold:
+        description: A release that was held for longer than this is taken back by the next run, in seconds.
+        type: float
+        default: 3600.0
+      on_inconclusive:
+        description: What becomes of a step without a verdict after O(analysis.max_wait). V(promote) overrides the gate, and says so.
+        type: str
+        choices: [hold, abort, promote]
+        default: hold
+  verify_timeout:
+    description: How long the proxies may take to run a weight before they are named, in seconds.
+    type: float
+    default: 30.0
+  retry:
+    description: Release a version that was taken back although it has not changed, and go on with a held release.
+    type: bool
+    default: false
+  adopt:
+    description: Take over a canary that somebody else has given weight to, from the first step with at least that weight.
+    type: bool
+    default: false
+  until_step:
+    description: Stop after this step (1 is the first) has passed. The next run goes on from there.
+    type: int
+  wait:
+    description:
+      - With V(true) the task ends when the release does, and prints a line for every event while it runs.
+      - With V(false) it does what is due now, and returns. Call it again until RV(finished).
+    type: bool
+    default: true
+  run:
+    description: Set by the action plugin of this name. Not for playbooks.
+    type: dict
+attributes:
+  check_mode:
+    description: Returns the plan and the patch of every step, with the queries evaluated now. Writes nothing.
+    support: full
+  diff_mode:
+    description: Shows the next write as a difference of the VirtualService.
+    support: full
+  async:
+    description: A release runs in the foreground. For a background run use O(wait=false) in a loop or on a schedule.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Release v2
+  progressive.istio.istio_canary:
+    namespace: namespace-1
+    name: app-1
+    canary_version: v2
+    steps:
+      - {weight: 10, min_seconds: 60}
+      - {weight: 50, min_seconds: 60}
+      - {weight: 100, min_seconds: 120}
+
+- name: Take it back
+  progressive.istio.istio_canary:
+    namespace: namespace-1
+    name: app-1
+    state: aborted
+"""
+
+RETURN = r"""
+phase:
+  description: V(progressing), V(held), V(aborted), V(promoted), V(refused), V(planned) in check mode, V(none) without a release.
+  returned: always
+  type: str
+  sample: promoted
+finished:
+  description: Whether nothing more will happen by calling again.
+  returned: always
+  type: bool
+weight:
+  description: The canary's weight in percent.
+  returned: success
+  type: int
+step:
+  description: The step that the release is at, from 1.
+  returned: when there is a release
+  type: int
+release_id:
+  description: Identifies the release.
+  returned: when there is a release
+  type: str
+  sample: 9f3c21ab
+verdict:
+  description: The last verdict with every number that led to it.
+  returned: when the release was judged
+  type: dict
+events:
+  description: What happened, oldest first.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{time: "13:37:01", text: "step 1/3  10 %  weight 10 % in 5 of 5 proxies after 0.14 s"}]
+plan:
+  description: Every write to come, with its weights, its patch, and what its step needs to pass.
+  returned: in check mode
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
+from ansible_collections.progressive.istio.plugins.module_utils._module import (
+    ANALYSIS_SPEC,
+    connect,
+    one_line_errors,
+    want,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._preview import preview
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import Orphaned
+from ansible_collections.progressive.istio.plugins.module_utils._release import Release
+from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of
+from ansible_collections.progressive.istio.plugins.module_utils._run import Run
+from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
+
+DEFAULT_STEPS = [{"weight": weight, "min_seconds": 60} for weight in (10, 25, 50, 100)]
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **ACCESS_SPEC,
+            "namespace": {"type": "str", "required": True},
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["promoted", "aborted"], "default": "promoted"},
+            "canary_version": {"type": "str", "default": ""},
+            "stable_version": {"type": "str", "default": ""},
+            "route_object": {"type": "str", "default": ""},
+            "route": {"type": "str", "default": ""},
+            "steps": {
+                "type": "list",
+                "elements": "dict",
+                "default": DEFAULT_STEPS,
+                "options": {
+                    "weight": {"type": "int", "required": True},
+                    "min_seconds": {"type": "int", "default": 0},
+                },
+            },
+            "analysis": {"type": "dict", "default": {}, "options": dict(ANALYSIS_SPEC)},
+            "verify_timeout": {"type": "float", "default": 30.0},
+            "retry": {"type": "bool", "default": False},
+            "adopt": {"type": "bool", "default": False},
+            "until_step": {"type": "int"},
+            "wait": {"type": "bool", "default": True},
+            "run": {"type": "dict"},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    given = params["run"] or {}
+    journal = Journal(given.get("journal", ""))
+    with one_line_errors(module, events=journal.events):
+        wish = want(params)
+        world = LiveWorld(
+            connect(module),
+            params["namespace"],
+            params["name"],
+            params["canary_version"],
+            params["route_object"],
+            params["route"],
+            Run(given.get("identity")),
+            journal.say,
+        )
+        if module.check_mode:
+            module.exit_json(**{"failed": False, "finished": True, "events": [], **preview(world, wish)})
+        journal.clock = world.now
+        try:
+            outcome = Release(world, wish, journal.say).run(given.get("budget", 0.0))
+        except Orphaned:
+            module.fail_json(
+                msg="the process that this run works for is gone; nothing more was written", events=journal.events
+            )
+        module.exit_json(**result_of(outcome, journal.events))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: istio_canary_info
+short_description: What a release is doing, and why
+version_added: 0.1.0
+author: The progressive.istio authors (@progressive-istio)
+description:
+  - Reads the record of a release, its evidence and lease, and the weights four times. What the plan says (intended), what
+    the route object says (applied), what the proxies run (programmed), and where the requests went (observed).
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+  - progressive.istio.common
+  - progressive.istio.common.read_only
+options:
+  namespace:
+    description: Namespace of the service.
+    type: str
+    required: true
+  name:
+    description: Name of the Service.
+    type: str
+    required: true
+  canary_version:
+    description: Only to find the right C(http) route where no release is on record.
+    type: str
+    default: ''
+  route_object:
+    description: Name of the VirtualService. Found by the service's host if there is only one.
+    type: str
+    default: ''
+  route:
+    description: Name of the C(http) route, as in M(progressive.istio.istio_canary).
+    type: str
+    default: ''
+  seconds:
+    description: How long the requests are counted for the observed weights, in seconds.
+    type: float
+    default: 2.0
+"""
+
+EXAMPLES = r"""
+- name: Look at a release
+  progressive.istio.istio_canary_info:
+    namespace: namespace-1
+    name: app-1
+  register: release
+"""
+
+RETURN = r"""
+exists:
+  description: Whether a release is on record.
+  returned: success
+  type: bool
+phase:
+  description: V(progressing), V(held), V(aborted), V(promoted), or V(none).
+  returned: success
+  type: str
+weights:
+  description: Intended and applied weights by version, how many proxies run them, and the observed share of requests by version.
+  returned: success
+  type: dict
+requests_per_second:
+  description: Requests to all versions while it looked.
+  returned: success
+  type: float
+versions:
+  description: Pods of each version, ready ones, and the hash of their template.
+  returned: success
+  type: dict
+evidence:
+  description: The windows (step, weight, seconds, n_c, x_c, n_b, x_b) and the verdict on them.
+  returned: success
+  type: dict
+lease:
+  description: Who runs the release, and since when the lease was not renewed. None without one.
+  returned: success
+  type: dict
+record:
+  description: The record. None without one.
+  returned: success
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
+from ansible_collections.progressive.istio.plugins.module_utils._module import connect, one_line_errors
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Want
+from ansible_collections.progressive.istio.plugins.module_utils._preview import info
+from ansible_collections.progressive.istio.plugins.module_utils._run import Run
+from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **ACCESS_SPEC,
+            "namespace": {"type": "str", "required": True},
+            "name": {"type": "str", "required": True},
+            "canary_version": {"type": "str", "default": ""},
+            "route_object": {"type": "str", "default": ""},
+            "route": {"type": "str", "default": ""},
+            "seconds": {"type": "float", "default": 2.0},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    with one_line_errors(module):
+        world = LiveWorld(
+            connect(module),
+            params["namespace"],
+            params["name"],
+            params["canary_version"],
+            params["route_object"],
+            params["route"],
+            Run(),
+            module.warn,
+        )
+        module.exit_json(
+            failed=False, changed=False, **info(world, Want(canary=params["canary_version"]), params["seconds"])
+        )
+
+
+if __name__ == "__main__":
+    main()

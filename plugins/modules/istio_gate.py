@@ -1,0 +1,189 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: istio_gate
+short_description: Judge a canary on evidence
+version_added: 0.1.0
+author: The progressive.istio authors (@progressive-istio)
+description:
+  - Says whether a canary is proven worse than the stable version beyond the tolerance (V(fail)), proven within it (V(pass)),
+    neither (V(wait)), or whether there is nothing to judge (V(no_data)), with every number that led to it.
+  - The evidence is given in O(windows), or read from what a release has stored. The verdict is a pure function of both,
+    so it can be had again at any time. Reads only; it never fails a task by itself.
+  - The method is an e-process, valid at every look; see the guide on judging.
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+  - progressive.istio.common
+  - progressive.istio.common.read_only
+options:
+  namespace:
+    description: Namespace of the service whose stored evidence is to be judged.
+    type: str
+  name:
+    description: Name of that Service. Needs O(namespace).
+    type: str
+  windows:
+    description: Counts per window, oldest first. Instead of O(name).
+    type: list
+    elements: dict
+    suboptions:
+      step:
+        description: Number of the step that the window belongs to. A pass counts only windows of the last one.
+        type: int
+        default: 0
+      weight:
+        description: The canary's weight in percent. At 100 the stable version has no traffic to compare with.
+        type: int
+        required: true
+      seconds:
+        description: Length of the window.
+        type: float
+        default: 0.0
+      n_c:
+        description: Requests to the canary.
+        type: int
+        required: true
+      x_c:
+        description: Bad requests to the canary.
+        type: int
+        required: true
+      n_b:
+        description: Requests to the stable version.
+        type: int
+        required: true
+      x_b:
+        description: Bad requests to the stable version.
+        type: int
+        required: true
+  analysis:
+    description: How it is judged.
+    type: dict
+    default: {}
+    suboptions:
+      tolerance_ratio:
+        description: The canary may have up to this many times the stable version's rate of bad requests.
+        type: float
+        default: 1.5
+      tolerance_floor:
+        description: Below this rate of bad requests a canary is good enough, whatever the stable version does.
+        type: float
+        default: 0.005
+      alpha_fail:
+        description: Probability, over all windows, that a canary within the tolerance fails.
+        type: float
+        default: 0.01
+      alpha_pass:
+        description: Probability that a canary beyond the tolerance passes the step.
+        type: float
+        default: 0.05
+"""
+
+EXAMPLES = r"""
+- name: Would this have passed?
+  progressive.istio.istio_gate:
+    windows:
+      - {weight: 10, n_c: 900, x_c: 0, n_b: 8100, x_b: 9}
+  register: gate
+
+- name: Judge the evidence of the last release again
+  progressive.istio.istio_gate:
+    namespace: namespace-1
+    name: app-1
+"""
+
+RETURN = r"""
+verdict:
+  description: The verdict's kind.
+  returned: success
+  type: str
+  sample: pass
+reason:
+  description: The verdict in words, counts first.
+  returned: success
+  type: str
+details:
+  description: Every number that led to it.
+  returned: success
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.progressive.istio.plugins.module_utils import _evidence
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Window, judge
+from ansible_collections.progressive.istio.plugins.module_utils._module import (
+    ANALYSIS_SPEC,
+    connect,
+    one_line_errors,
+    tolerance,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
+from ansible_collections.progressive.istio.plugins.module_utils._world import stored_evidence
+
+GATE_OPTIONS = ("tolerance_ratio", "tolerance_floor", "alpha_fail", "alpha_pass")
+
+
+def windows_of(module: AnsibleModule) -> tuple[Window, ...]:
+    """The windows to judge: given, or stored. Raises ReleaseError."""
+    if module.params["windows"] is None:
+        evidence = stored_evidence(connect(module), module.params["namespace"], module.params["name"])
+        if evidence is None:
+            raise ReleaseError(
+                f"no release of {module.params['namespace']}/{module.params['name']} has stored evidence"
+            )
+        return evidence.windows
+    windows = tuple(Window(**given) for given in module.params["windows"])
+    for number, window in enumerate(windows, 1):
+        try:
+            window.check()
+        except ValueError as error:
+            raise ReleaseError(f"windows[{number}]: {error}") from None
+    return windows
+
+
+def main() -> None:
+    counts = {name: {"type": "int", "required": True} for name in ("weight", "n_c", "x_c", "n_b", "x_b")}
+    module = AnsibleModule(
+        argument_spec={
+            **ACCESS_SPEC,
+            "namespace": {"type": "str"},
+            "name": {"type": "str"},
+            "windows": {
+                "type": "list",
+                "elements": "dict",
+                "options": {
+                    **counts,
+                    "step": {"type": "int", "default": 0},
+                    "seconds": {"type": "float", "default": 0.0},
+                },
+            },
+            "analysis": {
+                "type": "dict",
+                "default": {},
+                "options": {name: ANALYSIS_SPEC[name] for name in GATE_OPTIONS},
+            },
+        },
+        required_together=[("namespace", "name")],
+        required_one_of=[("windows", "name")],
+        mutually_exclusive=[("windows", "name")],
+        supports_check_mode=True,
+    )
+    with one_line_errors(module):
+        analysis = module.params["analysis"] or {}
+        limits = tolerance({name: analysis.get(name, ANALYSIS_SPEC[name]["default"]) for name in GATE_OPTIONS})
+        try:
+            verdict = judge(windows_of(module), limits, min_over=True)
+        except _evidence.EvidenceError as error:
+            raise ReleaseError(str(error)) from None
+        module.exit_json(
+            failed=False, changed=False, verdict=verdict.kind, reason=verdict.reason, details=verdict.to_dict()
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A simulated World: one service under load in a cluster without a cluster, with a clock that only ``sleep`` moves.
+
+``Mesh`` is what outlives a run: the route object, pods, proxies' counters, evidence, lease. ``Runner`` is one run's view
+of it, and implements the World protocol of ``_release``. Faults are injected at the runner: killed before or after its
+n-th write, an answer lost although the write happened, an API server that is away, a conflict.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.progressive.istio.plugins.module_utils import _evidence
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, State, Want, Workload
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
+from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Version, loads
+from ansible_collections.progressive.istio.plugins.module_utils._release import Release
+
+Rate = Callable[[float], float]  # bad requests per request, by time
+
+
+class Killed(BaseException):
+    """SIGKILL: nothing of the run goes on, not even its clean-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Programmed:
+    asked: int
+    programmed: int
+    lagging: tuple[str, ...]
+
+
+@dataclass
+class Client:
+    """One client pod with its proxy: what it runs, and what it has counted by version."""
+
+    uid: str
+    born: float
+    weights: dict[str, int]
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    epoch: int = 0
+    cut_off: bool = False
+    silent: bool = False
+
+
+def binomial(rng: random.Random, n: int, p: float) -> int:
+    """A draw from the binomial distribution, by the gaps between successes."""
+    if p <= 0.0 or n <= 0:
+        return 0
+    if p >= 1.0:
+        return n
+    hits, at, scale = 0, 0, math.log1p(-p)
+    while True:
+        at += 1 + int(math.log(1.0 - rng.random()) / scale)
+        if at > n:
+            return hits
+        hits += 1
+
+
+class Mesh:
+    """The cluster: what any number of runs, one after the other or at once, see and change."""
+
+    def __init__(self, seed: int, canary_rate: Rate, stable_rate: Rate, rps: float = 100.0, clients: int = 3) -> None:
+        self.rng = random.Random(seed)
+        self.time = 1_700_000_000.0 + self.rng.random()
+        self.rates = {"v1": stable_rate, "v2": canary_rate}
+        self.rps = rps
+        self.weights: dict[str, int] = {"v1": 100, "v2": 0, "old": 0}
+        self.foreign = {"headers": {"x-team": "other"}, "timeout": "3s"}
+        self.annotation: str | None = None
+        self.version = 1
+        self.hashes = {"v1": "h1", "v2": "h2", "old": "h0"}
+        self.ready = {"v1": 2, "v2": 2, "old": 0}
+        self.manager = "kubectl"
+        self.evidence: str | None = None
+        self.lease: tuple[str, float] | None = None
+        self.clients = [Client(f"client-{i}", 0.0, dict(self.weights)) for i in range(clients)]
+        self.served: dict[str, list[int]] = {name: [0, 0] for name in self.weights}
+        self.writes: list[tuple[str, dict[str, int], str]] = []
+        self.away_until = 0.0
+
+    def advance(self, seconds: float) -> None:
+        """Time passes: proxies take up new weights, and requests are answered and counted."""
+        self.time += seconds
+        for client in self.clients:
+            if not client.cut_off:
+                client.weights = dict(self.weights)
+            total = sum(client.weights.values())
+            n = binomial(self.rng, math.ceil(2 * self.rps * seconds / len(self.clients)), 0.5) if self.rps else 0
+            for name, weight in client.weights.items():
+                mine = binomial(self.rng, n, weight / total)
+                rate = 1.0 if not self.ready[name] else self.rates[name](self.time) if name in self.rates else 1.0
+                bad = binomial(self.rng, mine, rate)
+                counts = client.counts.setdefault(name, [0, 0])
+                counts[0] += mine
+                counts[1] += bad
+                self.served[name][0] += mine
+                self.served[name][1] += bad
+                n -= mine
+                total -= weight
+                if total <= 0:
+                    break
+
+    def record(self) -> Record | None:
+        return loads(self.annotation) if self.annotation else None
+
+    def set_by_hand(self, manager: str, **weights: int) -> None:
+        """Somebody else changes the weights."""
+        self.weights.update(weights)
+        self.version += 1
+        self.manager = manager
+
+
+class Runner:
+    """One run: the World that ``Release`` works on."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        name: str = "runner-1",
+        kill_before: int = 0,
+        kill_after: int = 0,
+        lose_answer: int = 0,
+        lose_write: int = 0,
+        conflict: int = 0,
+    ) -> None:
+        self.mesh, self.name = mesh, name
+        self.kill_before, self.kill_after = kill_before, kill_after
+        self.lose_answer, self.lose_write, self.conflict = lose_answer, lose_write, conflict
+        self.count = 0
+        self.dead = self.orphan = False
+        self.said: list[str] = []
+
+    def _live(self) -> None:
+        if self.dead:
+            raise Killed
+
+    def _reach(self) -> None:
+        self._live()
+        if self.mesh.time < self.mesh.away_until:
+            raise Unreachable("connection refused")
+
+    def _before_write(self) -> None:
+        self._reach()
+        self.count += 1
+        if self.count == self.kill_before:
+            self.dead = True
+            raise Killed
+        if self.count == self.lose_write:
+            raise Lost("timed out before it happened")
+
+    def _after_write(self) -> None:
+        if self.count == self.kill_after:
+            self.dead = True
+            raise Killed
+
+    # ---------------------------------------------------------------- World
+
+    def now(self) -> float:
+        self._live()
+        return self.mesh.time
+
+    def sleep(self, seconds: float) -> None:
+        self._live()
+        self.mesh.advance(seconds)
+
+    def alive(self) -> bool:
+        self._live()
+        return not self.orphan
+
+    def identity(self) -> str:
+        return self.name
+
+    def observe(self) -> State:
+        self._reach()
+        m = self.mesh
+        versions = {n: Workload(Version(n, m.hashes[n]), m.ready[n], m.ready[n]) for n in m.hashes}
+        return State(
+            "VirtualService ns/app",
+            "Service ns/app",
+            "uid",
+            dict(m.weights),
+            m.record(),
+            m.manager,
+            versions,
+            m.version,
+        )
+
+    def write(self, state: State, record: Record, move: bool) -> None:
+        self._before_write()
+        m = self.mesh
+        if self.count == self.conflict:
+            m.version += 1  # somebody else wrote something harmless in between
+        if state.token != m.version:
+            raise Conflict("the object has been modified")
+        if move:
+            for name, weight in record.weights().items():
+                assert m.ready[name] or not weight or name == record.stable.name, (
+                    f"{weight} % to {name}, which is not ready"
+                )
+            m.weights.update(record.weights())
+        m.annotation = record.dumps()
+        m.version += 1
+        m.manager = "progressive.istio"
+        m.writes.append((self.name, dict(m.weights), record.phase))
+        assert sum(m.weights.values()) == 100, m.weights
+        assert m.weights["old"] == 0
+        self._after_write()
+        if self.count == self.lose_answer:
+            raise Lost("connection reset after it happened")
+
+    def programmed(self, state: State) -> Programmed:
+        self._live()
+        lagging = tuple(f"{c.uid} {c.weights}" for c in self.mesh.clients if c.weights != self.mesh.weights)
+        return Programmed(len(self.mesh.clients), len(self.mesh.clients) - len(lagging), lagging)
+
+    def look(self) -> Look:
+        self._live()
+        proxies, unread = {}, {}
+        for c in self.mesh.clients:
+            if c.silent or self.mesh.time < self.mesh.away_until:
+                unread[c.uid] = "no answer"
+            else:
+                series = {name: (n, x) for name, (n, x) in c.counts.items()}
+                proxies[c.uid] = ProxyLook(c.uid, f"requests:{c.epoch}", c.born, series)
+        return Look(self.mesh.time, proxies, unread)
+
+    def load_evidence(self) -> Evidence | None:
+        self._reach()
+        return _evidence.loads(self.mesh.evidence) if self.mesh.evidence else None
+
+    def save_evidence(self, evidence: Evidence) -> None:
+        self._before_write()
+        self.mesh.evidence = _evidence.dumps(evidence)
+        self._after_write()
+
+    def acquire(self) -> str:
+        self._reach()
+        if self.mesh.lease and self.mesh.lease[0] != self.name and self.mesh.lease[1] > self.mesh.time:
+            return self.mesh.lease[0]
+        self.mesh.lease = (self.name, self.mesh.time + 15)
+        return ""
+
+    def renew(self) -> bool:
+        self._reach()
+        if self.mesh.lease and self.mesh.lease[0] != self.name:
+            return False
+        self.mesh.lease = (self.name, self.mesh.time + 15)
+        return True
+
+    def release_lease(self) -> None:
+        self._reach()
+        self.mesh.lease = None
+
+    # ---------------------------------------------------------------- running
+
+    def run(self, want: Want, budget: float = 60.0) -> Outcome:
+        """Passes until the release is over, as the action plugin makes them."""
+        changed = False
+        while True:
+            outcome = Release(self, want, self.said.append).run(budget)
+            changed = changed or outcome.changed
+            if outcome.finished:
+                return replace(outcome, changed=changed)

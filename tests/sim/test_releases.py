@@ -1,0 +1,376 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whole releases on the simulated World: what must hold whatever happens, and wherever a run is killed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, ReleaseError, Want
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import Orphaned, Stopped
+from ansible_collections.progressive.istio.plugins.module_utils._record import Step
+from ansible_collections.progressive.istio.tests.sim.simulated import Client, Killed, Mesh, Rate, Runner
+
+STEPS = (Step(10, 5), Step(50, 5), Step(100, 5))
+WANT = Want("v2", steps=STEPS, max_wait=900)
+
+
+def steady(rate: float) -> Rate:
+    return lambda _time: rate
+
+
+def check_end(mesh: Mesh, outcome: Outcome) -> None:
+    """What is true after every release that ended."""
+    phase = {"promoted": 100, "aborted": 0}[outcome.phase]
+    assert mesh.weights == {"v1": 100 - phase, "v2": phase, "old": 0}
+    record = mesh.record()
+    assert record is not None
+    assert record.phase == outcome.phase
+    assert mesh.foreign == {"headers": {"x-team": "other"}, "timeout": "3s"}
+    assert mesh.lease is None or mesh.lease[1] <= mesh.time  # a killed run leaves a lease that runs out
+    assert len({w[0] for w in mesh.writes}) >= 1
+
+
+def passes_said(runner: Runner) -> int:
+    return sum("  PASS  " in line for line in runner.said)
+
+
+def test_healthy_is_promoted_step_by_step() -> None:
+    mesh = Mesh(1, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    outcome = runner.run(WANT)
+    check_end(mesh, outcome)
+    assert outcome.phase == "promoted"
+    assert outcome.changed
+    assert [w[1]["v2"] for w in mesh.writes] == [10, 50, 100, 100]
+    assert passes_said(runner) == len(STEPS)
+    again = Runner(mesh, "again").run(WANT)
+    assert (again.phase, again.changed, again.failed) == ("promoted", False, False)
+
+
+def test_evidence_equals_what_was_served() -> None:
+    mesh = Mesh(2, steady(0.0), steady(0.001))
+    outcome = Runner(mesh).run(WANT)
+    assert outcome.evidence is not None
+    windows = outcome.evidence.windows
+    assert sum(w.n_c for w in windows) == mesh.served["v2"][0]
+    assert sum(w.n_b for w in windows) == mesh.served["v1"][0]
+    assert sum(w.x_b for w in windows) == mesh.served["v1"][1]
+
+
+@pytest.mark.parametrize(("rate", "most_failed"), [(1.0, 40), (0.2, 40), (0.05, 40)])
+def test_broken_is_taken_back_and_refused(rate: float, most_failed: int) -> None:
+    mesh = Mesh(3, steady(rate), steady(0.0))
+    outcome = Runner(mesh).run(WANT)
+    check_end(mesh, outcome)
+    assert (outcome.phase, outcome.failed) == ("aborted", True)
+    assert [w[1]["v2"] for w in mesh.writes] == [10, 0]
+    assert mesh.served["v2"][1] <= most_failed
+    again = Runner(mesh, "again").run(WANT)
+    assert (again.phase, again.failed, again.changed) == ("aborted", True, False)
+    assert "has not changed" in again.text
+    mesh.hashes["v2"], mesh.rates["v2"] = "h3", steady(0.0)
+    mended = Runner(mesh, "mended").run(WANT)
+    assert mended.phase == "promoted"
+
+
+def test_retry_releases_a_rejected_version_again() -> None:
+    mesh = Mesh(3, steady(1.0), steady(0.0))
+    Runner(mesh).run(WANT)
+    mesh.rates["v2"] = steady(0.0)
+    assert Runner(mesh).run(replace(WANT, retry=True)).phase == "promoted"
+
+
+def test_bad_only_at_full_weight_goes_back() -> None:
+    mesh = Mesh(4, steady(0.0), steady(0.0))
+    mesh.rates["v2"] = lambda _time: 0.2 if mesh.weights["v2"] == 100 else 0.0
+    outcome = Runner(mesh).run(WANT)
+    check_end(mesh, outcome)
+    assert outcome.phase == "aborted"
+    assert [w[1]["v2"] for w in mesh.writes] == [10, 50, 100, 0]
+
+
+def test_no_traffic_is_held_and_nobody_blamed() -> None:
+    mesh = Mesh(5, steady(0.0), steady(0.0), rps=0.0)
+    outcome = Runner(mesh).run(replace(WANT, max_wait=30))
+    assert (outcome.phase, outcome.failed, mesh.weights["v2"]) == ("held", True, 10)
+    assert "no_data" in outcome.text
+    again = Runner(mesh).run(replace(WANT, max_wait=30))
+    assert (again.phase, again.failed, again.changed) == ("held", True, False)
+    mesh.advance(4000)
+    assert Runner(mesh).run(replace(WANT, max_hold=3600)).phase == "aborted"
+
+
+def test_held_release_goes_on_when_evidence_has_come() -> None:
+    mesh = Mesh(6, steady(0.0), steady(0.0), rps=0.0)
+    assert Runner(mesh).run(replace(WANT, max_wait=30)).phase == "held"
+    mesh.rps = 100.0
+    mesh.advance(200)
+    assert Runner(mesh).run(WANT).phase == "promoted"
+
+
+@pytest.mark.parametrize("on_inconclusive", ["abort", "promote"])
+def test_inconclusive_overrides(on_inconclusive: str) -> None:
+    mesh = Mesh(7, steady(0.0), steady(0.0), rps=0.5)
+    runner = Runner(mesh)
+    outcome = runner.run(replace(WANT, max_wait=20, on_inconclusive=on_inconclusive))
+    assert outcome.phase == {"abort": "aborted", "promote": "promoted"}[on_inconclusive]
+    assert any("OVERRIDE" in line for line in runner.said) == (on_inconclusive == "promote")
+
+
+def test_a_client_that_cannot_be_read_is_never_a_pass() -> None:
+    mesh = Mesh(8, steady(0.0), steady(0.0))
+    mesh.advance(1)
+    runner = Runner(mesh)
+    first = Release_once(runner, WANT)
+    assert not first.finished
+    mesh.clients[0].silent = True
+    outcome = runner.run(replace(WANT, max_wait=60))
+    assert outcome.phase == "held"
+    assert "client-0" in outcome.text
+    mesh.clients[0].silent = False
+    mesh.advance(60)
+    assert Runner(mesh, "later").run(WANT).phase == "promoted"
+
+
+def Release_once(runner: Runner, want: Want) -> Outcome:  # noqa: N802 - reads as the class that it calls
+    from ansible_collections.progressive.istio.plugins.module_utils._release import Release
+
+    return Release(runner, want, runner.said.append).run(2.0)
+
+
+def test_a_proxy_cut_off_from_istiod_is_named_and_the_release_taken_back() -> None:
+    mesh = Mesh(9, steady(0.0), steady(0.0))
+    mesh.clients[1].cut_off = True
+    runner = Runner(mesh)
+    outcome = runner.run(replace(WANT, max_wait=60, verify_timeout=10))
+    assert outcome.phase == "aborted"
+    assert "client-1" in outcome.text
+    assert any("not programmed" in line and "client-1" in line for line in runner.said)
+    assert not any("PASS" in line for line in runner.said)
+
+
+def test_drift_holds_with_both_values_and_the_manager() -> None:
+    mesh = Mesh(10, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    assert not Release_once(runner, WANT).finished
+    mesh.set_by_hand("argocd", v1=70, v2=30)
+    outcome = runner.run(WANT)
+    assert (outcome.phase, outcome.failed) == ("held", True)
+    assert mesh.weights["v2"] == 30
+    for part in ("v2 30", "v2 10", "argocd"):
+        assert part in outcome.text
+    again = Runner(mesh, "again").run(WANT)
+    assert (again.phase, again.changed) == ("held", False)
+    mesh.set_by_hand("kubectl", v1=90, v2=10)
+    assert Runner(mesh, "mended").run(replace(WANT, retry=True)).phase == "promoted"
+
+
+def test_proven_failure_goes_back_even_from_drifted_weights() -> None:
+    mesh = Mesh(11, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    assert not Release_once(runner, WANT).finished
+    mesh.rates["v2"] = steady(1.0)
+    mesh.advance(2)
+    mesh.set_by_hand("kubectl-edit", v1=60, v2=40)
+    mesh.advance(1)
+    outcome = runner.run(WANT)
+    assert outcome.phase == "aborted"
+    check_end(mesh, outcome)
+    assert any("overruled" in line and "v2 40" in line for line in runner.said)
+
+
+def test_record_wiped_in_mid_release_is_noticed_and_nothing_written() -> None:
+    mesh = Mesh(12, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    assert not Release_once(runner, WANT).finished
+    mesh.annotation = None
+    mesh.version += 1
+    before = len(mesh.writes)
+    outcome_text = ""
+    try:
+        outcome_text = runner.run(WANT).text
+    except Stopped as error:
+        outcome_text = str(error)
+    assert len(mesh.writes) == before
+    assert "released by somebody else" in outcome_text or "drift" in outcome_text
+
+
+def test_partial_weight_without_record_is_adopted_only_when_told() -> None:
+    mesh = Mesh(13, steady(0.0), steady(0.0))
+    mesh.set_by_hand("kubectl", v1=80, v2=20)
+    refused = Runner(mesh).run(WANT)
+    assert (refused.phase, refused.failed, refused.changed) == ("refused", True, False)
+    assert Runner(mesh).run(replace(WANT, adopt=True)).phase == "promoted"
+    assert [w[1]["v2"] for w in mesh.writes][:2] == [50, 100]
+
+
+def test_another_version_is_refused_while_one_is_released() -> None:
+    mesh = Mesh(14, steady(0.0), steady(0.0))
+    assert not Release_once(Runner(mesh), WANT).finished
+    other = Runner(mesh, "runner-1").run(replace(WANT, canary="old"))
+    assert (other.phase, other.failed) == ("refused", True)
+
+
+def test_canary_changed_in_mid_release_is_taken_back() -> None:
+    mesh = Mesh(15, steady(0.0), steady(0.0))
+    assert not Release_once(Runner(mesh), WANT).finished
+    mesh.hashes["v2"] = "h9"
+    outcome = Runner(mesh, "runner-1").run(WANT)
+    assert outcome.phase == "aborted"
+    assert "h9" in outcome.text
+
+
+def test_canary_without_pods_is_taken_back() -> None:
+    mesh = Mesh(16, steady(0.0), steady(0.0), rps=0.0)
+    runner = Runner(mesh)
+    assert not Release_once(runner, WANT).finished
+    mesh.ready["v2"] = 0
+    outcome = runner.run(WANT)
+    assert outcome.phase == "aborted"
+
+
+def test_both_versions_broken_blames_nobody() -> None:
+    mesh = Mesh(17, steady(0.0), steady(0.0))
+    mesh.rates = {"v1": steady(0.3), "v2": steady(0.3)}
+    outcome = Runner(mesh).run(replace(WANT, max_wait=120))
+    assert outcome.phase in ("held", "promoted")
+    assert mesh.weights["v2"] >= 10
+
+
+def test_abort_on_request_ends_green_and_twice_is_once() -> None:
+    mesh = Mesh(18, steady(0.0), steady(0.0))
+    assert not Release_once(Runner(mesh), WANT).finished
+    outcome = Runner(mesh).run(Want("", state="aborted"))
+    check_end(mesh, outcome)
+    assert (outcome.failed, outcome.changed) == (False, True)
+    again = Runner(mesh).run(Want("", state="aborted"))
+    assert (again.failed, again.changed, again.finished) == (False, False, True)
+
+
+def test_second_runner_is_refused_and_writes_nothing() -> None:
+    mesh = Mesh(19, steady(0.0), steady(0.0))
+    assert not Release_once(Runner(mesh, "one"), WANT).finished
+    before = len(mesh.writes)
+    with pytest.raises(Stopped, match="one"):
+        Runner(mesh, "two").run(WANT)
+    assert len(mesh.writes) == before
+
+
+def test_an_orphan_writes_nothing_more() -> None:
+    mesh = Mesh(20, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    assert not Release_once(runner, WANT).finished
+    before, evidence = len(mesh.writes), mesh.evidence
+    runner.orphan = True
+    with pytest.raises(Orphaned):
+        runner.run(WANT)
+    assert (len(mesh.writes), mesh.evidence) == (before, evidence)
+
+
+def test_until_step_waits_and_goes_on() -> None:
+    mesh = Mesh(21, steady(0.0), steady(0.0))
+    first = Runner(mesh).run(replace(WANT, until_step=1))
+    assert (first.phase, first.finished, first.failed, mesh.weights["v2"]) == ("progressing", True, False, 10)
+    again = Runner(mesh).run(replace(WANT, until_step=1))
+    assert (again.changed, mesh.weights["v2"]) == (False, 10)
+    assert Runner(mesh).run(WANT).phase == "promoted"
+
+
+def test_api_server_away_for_a_minute_costs_nothing() -> None:
+    mesh = Mesh(22, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    assert not Release_once(runner, WANT).finished
+    mesh.away_until = mesh.time + 60
+    outcome = runner.run(WANT)
+    check_end(mesh, outcome)
+    assert outcome.phase == "promoted"
+
+
+def test_api_server_away_for_long_is_said_and_the_next_run_goes_on() -> None:
+    mesh = Mesh(23, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    assert not Release_once(runner, WANT).finished
+    mesh.away_until = mesh.time + 600
+    with pytest.raises(ReleaseError, match="has not answered"):
+        runner.run(WANT)
+    mesh.advance(600)
+    assert Runner(mesh, "later").run(WANT).phase == "promoted"
+
+
+def writes_of(rate: float) -> int:
+    """How many writes (route and evidence) a whole release of this rate makes."""
+    runner = Runner(Mesh(30, steady(rate), steady(0.0)))
+    runner.run(WANT)
+    return runner.count
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+@pytest.mark.parametrize("fault", ["kill_before", "kill_after", "lose_answer", "lose_write", "conflict"])
+def test_a_fault_at_every_single_write_leads_to_the_same_end(rate: float, fault: str) -> None:
+    phase = "promoted" if rate == 0.0 else "aborted"
+    for number in range(1, writes_of(rate) + 1):
+        mesh = Mesh(30, steady(rate), steady(0.0))
+        runner = Runner(mesh, **{fault: number})  # type: ignore[arg-type]
+        try:
+            outcome = runner.run(WANT)
+        except Killed:
+            mesh.advance(20)  # the lease of the dead runs out; users go on meanwhile
+            outcome = Runner(mesh, "runner-2").run(WANT)
+        assert outcome.phase == phase, (fault, number)
+        check_end(mesh, outcome)
+        again = Runner(mesh, "runner-3").run(WANT)
+        assert not again.changed, (fault, number)
+
+
+RANDOM_RELEASES = 300
+
+
+def test_random_releases() -> None:
+    """Random plans, rates, faults, clients that come and go, drift and kills; the invariants hold in every one."""
+    ends = {"promoted": 0, "aborted": 0, "held": 0, "refused": 0}
+    for seed in range(RANDOM_RELEASES):
+        rng = random.Random(seed)
+        bad = rng.random() < 0.4
+        rate = rng.choice([0.05, 0.2, 1.0]) if bad else rng.choice([0.0, 0.0005])
+        mesh = Mesh(
+            seed,
+            steady(rate),
+            steady(rng.choice([0.0, 0.0005])),
+            rps=rng.choice([100.0, 400.0]),
+            clients=rng.randint(1, 4),
+        )
+        weights = [*sorted(rng.sample(range(5, 100), rng.randint(0, 2))), 100]
+        want = replace(WANT, steps=tuple(Step(w, rng.randint(0, 5)) for w in weights), max_wait=3600)
+        outcome: Outcome | None = None
+        for attempt in range(12):
+            faults = {
+                rng.choice(["kill_before", "kill_after", "lose_answer", "lose_write", "conflict"]): rng.randint(1, 25)
+            }
+            runner = Runner(mesh, f"runner-{attempt}", **(faults if attempt < 8 else {}))  # type: ignore[arg-type]
+            try:
+                outcome = runner.run(want, budget=rng.choice([1.0, 20.0, 60.0]))
+            except Killed:
+                mesh.advance(rng.choice([0.5, 16.0, 40.0]))
+                if mesh.lease:
+                    mesh.advance(max(0.0, mesh.lease[1] - mesh.time) + 0.1)
+            if outcome:
+                break
+            if rng.random() < 0.2:
+                mesh.clients.append(Client(f"new-{attempt}", mesh.time, dict(mesh.weights)))
+            if rng.random() < 0.2:
+                restarted = rng.choice(mesh.clients)
+                restarted.counts, restarted.epoch = {}, restarted.epoch + 1
+        assert outcome is not None, seed
+        ends[outcome.phase] += 1
+        check_end(mesh, outcome)
+        if outcome.phase == "promoted":
+            assert not bad, f"seed {seed}: a version with {rate:.0%} errors was promoted"
+        else:
+            assert bad, f"seed {seed}: a healthy version was taken back: {outcome.text}"
+        assert not Runner(mesh, "again").run(want).changed, seed
+    assert ends["promoted"] > RANDOM_RELEASES / 3
+    assert ends["aborted"] > RANDOM_RELEASES / 4
