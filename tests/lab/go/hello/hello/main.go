@@ -4,7 +4,7 @@
 
 // hello serves the files of a folder over HTTP/1.1, cleartext HTTP/2 and one gRPC method, and can be told to be bad.
 //
-// Port 8080 is the app's. Port 8081 is for control: GET /faults; PUT or POST /faults?error_rate=0.05&ready=false merges;
+// Ports 8080 and 9000 are the app's (two, as Istio gives one target port one protocol: 9000 is for gRPC). Port 8081 is for control: GET /faults; PUT or POST /faults?error_rate=0.05&ready=false merges;
 // POST /crash ends the process with 1; GET /ready answers 200 or 503. Without GRACEFUL=true it dies at once on SIGTERM,
 // with whatever requests it has: that is what a release must be able to cope with.
 package main
@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"log"
 	"mime"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -164,7 +165,7 @@ func main() {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	app := &http.Server{Addr: ":8080", Protocols: &protocols, ReadHeaderTimeout: time.Minute}
+	app := &http.Server{Protocols: &protocols, ReadHeaderTimeout: time.Minute}
 	app.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 			calls.ServeHTTP(w, r)
@@ -173,23 +174,28 @@ func main() {
 		s.ServeHTTP(w, r)
 	})
 	go func() { log.Fatal(http.ListenAndServe(":8081", http.HandlerFunc(s.control))) }()
+	for _, address := range []string{":8080", ":9000"} {
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			log.Fatal(err)
+		}
+		go func() {
+			if err := app.Serve(listener); err != http.ErrServerClosed {
+				log.Fatal(err)
+			}
+		}()
+	}
 	if os.Getenv("GRACEFUL") == "true" {
 		stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer cancel()
-		context.AfterFunc(stop, func() {
-			s.status.Lock()
-			last := *s.now.Load()
-			last.Ready = false
-			s.now.Store(&last)
-			s.status.Unlock()
-			_ = app.Shutdown(context.Background())
-		})
-		if err := app.ListenAndServe(); err != http.ErrServerClosed {
-			log.Fatal(err)
-		}
-		// ListenAndServe returns at the beginning of Shutdown; the requests in flight end it.
+		<-stop.Done()
+		s.status.Lock()
+		last := *s.now.Load()
+		last.Ready = false
+		s.now.Store(&last)
+		s.status.Unlock()
 		_ = app.Shutdown(context.Background())
 		return
 	}
-	log.Fatal(app.ListenAndServe())
+	select {}
 }
