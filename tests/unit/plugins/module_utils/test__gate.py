@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._gate import (
+    HELD,
     Gate,
     Health,
     Tolerance,
@@ -23,6 +24,13 @@ from ansible_collections.progressive.istio.plugins.module_utils._gate import (
     compact,
     judge,
     requests_to_pass,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._sequential import (
+    RateTest,
+    RatioTest,
+    Side,
+    rate_gains,
+    upper_bound,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -231,6 +239,136 @@ def test_impossible_counts(w: Window, message: str) -> None:
 def test_tolerance_is_checked(name: str, field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"^{name}: expected a number from .* to .*, got {value}$"):
         Gate(replace(T, **{field: value}))
+
+
+# ---------------------------------------------------------------- against the definition
+
+
+@pytest.mark.parametrize("n_c", [3, 10, 40, 500])
+def test_the_lesser_arm_decides(n_c: int) -> None:
+    """One window: proven if, and only if, both arms have a hundredfold."""
+    kinds = set()
+    for x_c in range(1, min(n_c, 30) + 1):
+        for n_b, x_b in ((90, 0), (90, 2), (1000, 1), (10**6, 0), (10**6, 100)):
+            relative = RatioTest(1.5, "worse", held=HELD)
+            absolute = RateTest(0.005, "worse", held=HELD)
+            relative.update(n_c, x_c, n_b, x_b)
+            absolute.update(n_c, x_c)
+            gate = Gate(T)
+            gate.observe(window(n_c, x_c, n_b, x_b))
+            least, most = sorted((relative.log_e, absolute.log_e))
+            # The restart that is due after 200 requests moves a stake, which changes nothing.
+            assert gate.evidence()[0] == pytest.approx(least, abs=1e-9)
+            assert (gate.proven is not None) == (least >= log(100))
+            kinds.add((least >= log(100), most >= log(100)))
+    assert (False, True) in kinds
+
+
+class Naive:
+    """The rules of the gate once more, in plain numbers and request by request. No regard for cost or large numbers."""
+
+    def __init__(self, tolerance: Tolerance) -> None:
+        self.t = tolerance
+        self.bets = {"relative": [(1 - HELD) / 16] * 16, "absolute": [(1 - HELD) / 16] * 16}
+        self.held = HELD
+        self.discount = 1.0  # on the relative arm's held part
+        self.step: tuple[int, int] | None = None
+        self.good = {"relative": [1 / 16] * 16, "absolute": [1 / 16] * 16}
+        self.since = self.silent = self.restarts = self.seen = self.stable = self.stable_bad = 0
+        self.proven = False
+
+    def restart(self, share: float) -> None:
+        stake, self.since = self.held * share, 0
+        self.held -= stake
+        self.bets["relative"] = [b + stake * self.discount / 16 for b in self.bets["relative"]]
+        self.bets["absolute"] = [b + stake / 16 for b in self.bets["absolute"]]
+
+    def wealth(self) -> float:
+        return min(sum(self.bets["relative"]) + self.held * self.discount, sum(self.bets["absolute"]) + self.held)
+
+    def multiply(self, bets: dict[str, list[float]], side: Side, w: Window, n: int, alone: bool) -> None:
+        floor, ratio, burst = self.t.floor, self.t.ratio, self.t.burst
+        gains = rate_gains(floor, side, n, w.x_c, burst)
+        bets["absolute"] = [b * exp(g) for b, g in zip(bets["absolute"], gains, strict=True)]
+        if alone:
+            seen = self.stable_bad / self.stable if self.stable else 0.0
+            bound = upper_bound(self.stable, self.stable_bad, 0.1 * self.t.alpha_fail, burst)
+            limit = ratio * (min(bound, 2 * seen) if side == "better" else bound)
+            if side == "worse" and ratio * seen <= 0.5:
+                limit = min(limit, 0.5)
+            gains = rate_gains(limit, side, n, w.x_c, burst)
+        elif n and w.n_b:
+            gains = RatioTest(ratio, side, burst).gains(n, w.x_c, w.n_b, w.x_b)
+        else:
+            return
+        bets["relative"] = [b * exp(g) for b, g in zip(bets["relative"], gains, strict=True)]
+
+    def observe(self, w: Window) -> None:
+        if w.n_b:
+            self.silent = 0
+        alone = w.weight == 100 or (w.n_b == 0 and self.silent >= 1000 / (100 - w.weight))
+        if w.n_b == 0 and w.weight < 100:
+            self.silent += w.n_c
+        if w.weight and w.n_c:
+            if self.step != (w.step, w.weight):
+                if self.step:
+                    self.restart(0.25)
+                self.step = (w.step, w.weight)
+            if alone and self.discount == 1.0:
+                self.discount = 0.9
+                self.bets["relative"] = [0.9 * b for b in self.bets["relative"]]
+            for n in [1] * w.n_c if w.clean else [w.n_c]:
+                self.multiply(self.bets, "worse", w, n, alone)
+                self.multiply(self.good, "better", w, n, alone)
+                if not w.clean:
+                    for one, other in (("relative", "absolute"), ("absolute", "relative")):
+                        allowed = exp(1.0) * sum(self.bets[other])
+                        cut = min(allowed / sum(self.bets[one]), 1.0)
+                        self.bets[one] = [b * cut for b in self.bets[one]]
+                self.since += n
+                self.seen += n
+                if self.since >= max(self.t.burst / self.t.floor, self.seen_at_restart // 1000):
+                    self.restarts += 1
+                    self.restart(1 / (50 + self.restarts))
+                    self.seen_at_restart = self.seen
+                self.proven |= self.wealth() >= 1 / self.t.alpha_fail
+        if w.weight < 100:
+            self.stable, self.stable_bad = self.stable + w.n_b, self.stable_bad + w.x_b
+
+    seen_at_restart = 0
+
+
+@pytest.mark.parametrize("burst", [1.0, 3.0])
+@pytest.mark.parametrize("seed", range(12))
+def test_gate_does_what_it_says(seed: int, burst: float) -> None:
+    """Releases of all sorts, against the rules in plain numbers, at every look until a failure is proven."""
+    tolerance = replace(T, floor=0.04, burst=burst, alpha_fail=1e-6)
+    rng, gate, naive = random.Random(seed), Gate(tolerance), Naive(tolerance)
+    p_c, p_b = rng.choice([0.0, 0.02, 0.1, 0.3]), rng.choice([0.0, 0.01, 0.1])
+    looks = 0
+    for step, weight in ((0, 0), (1, 10), (2, 50), (2, 60), (3, 100)):
+        naive.good = {"relative": [1 / 16] * 16, "absolute": [1 / 16] * 16}
+        for i in range(40):
+            n_c, n_b = (rng.choice([0, 1, 5, 30]) if weight else 0), rng.choice([0, 3, 20, 60])
+            if weight == 100 or (step == 1 and 10 < i < 20):
+                n_b = 0
+            some = rng.random() < 0.5
+            x_c = sum(rng.random() < p_c for _ in range(n_c)) if some else 0
+            x_b = sum(rng.random() < p_b for _ in range(n_b)) if some else 0
+            w = window(n_c, x_c, n_b, x_b, weight, step)
+            gate.observe(w)
+            naive.observe(w)
+            if (gate.proven is not None) or naive.proven:
+                break
+            e_fail, e_pass = gate.evidence()
+            assert e_fail == pytest.approx(log(naive.wealth()), abs=1e-6)
+            good = sum(naive.good["relative"]) / 2 + sum(naive.good["absolute"]) / 2
+            assert e_pass == pytest.approx(log(good), abs=1e-6)
+            looks += 1
+        assert (gate.proven is not None) == naive.proven
+        if naive.proven:
+            break
+    assert looks > 40
 
 
 # ---------------------------------------------------------------- words
