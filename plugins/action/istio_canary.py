@@ -51,17 +51,23 @@ class ActionModule(KubernetesAction):
         local = self._connection.transport == "local"
         identity = handed_down()
         events: list[dict[str, Any]] = []
-        changed = False
+        changed, calls = False, 0
         descriptor, journal = tempfile.mkstemp(prefix="progressive-istio-")
         os.close(descriptor)
         try:
             while True:
                 budget = (LOCAL_SECONDS if local else REMOTE_SECONDS) if again else 0.0
-                args["run"] = {"identity": identity, "budget": budget, "journal": journal if local else ""}
+                args["run"] = {
+                    "identity": identity,
+                    "budget": budget,
+                    "calls": calls,
+                    "journal": journal if local else "",
+                }
                 with _Reader(journal, host, silent) as reader:
                     result = self._execute_module(
                         module_name="progressive.istio.istio_canary", module_args=args, task_vars=task_vars
                     )
+                calls += 1
                 reader.rest(result.get("events") or [])
                 events += result.get("events") or []
                 changed = changed or bool(result.get("changed"))

@@ -13,7 +13,13 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.progressive.istio.plugins.module_utils import _cluster
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want, check_want
-from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Stopped, Unreachable
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
+    Conflict,
+    Lost,
+    Orphaned,
+    Stopped,
+    Unreachable,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._record import RecordError, Step
 from ansible_collections.progressive.istio.plugins.module_utils._routes import RouteError
 
@@ -43,6 +49,8 @@ def one_line_errors(module: AnsibleModule, **more: Any) -> Iterator[None]:
         yield
     except (ReleaseError, RouteError, RecordError, Stopped, Unreachable, Conflict, Lost) as error:
         module.fail_json(msg=str(error), **more)
+    except Orphaned:
+        module.fail_json(msg="the process that this run works for is gone; nothing more was written", **more)
     except (_cluster.ApiError, _cluster.NoAnswer) as error:
         module.fail_json(msg=str(error), **more)
 

@@ -44,12 +44,15 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     PROMOTED,
     Record,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._verdict import line
 
 SAVE_SECONDS = 10.0  # evidence is written at most this often, and at events
 SAY_SECONDS = 15.0  # a line of progress at least this often
 CONFIRM_SECONDS = 0.1  # between looks at the proxies while a change is on its way
 UNREADY_SECONDS = 10.0  # a canary without any ready pod for this long has failed, whatever the counters say
 UNREACHABLE_SECONDS = 120.0  # the API server may be away this long before the run gives up (the release does not)
+BASELINE_SECONDS = 10.0
+FULL = 100
 WRITE_TRIES = 20
 
 
@@ -59,13 +62,15 @@ Say = Callable[[str], None]
 class Release:
     """Brings a release as far as ``budget`` seconds allow; ``say`` gets one line for every event, at once."""
 
-    def __init__(self, world: World, want: Want, say: Say) -> None:
-        self.world, self.want, self.say = world, want, say
+    def __init__(self, world: World, want: Want, say: Say, continued: bool = False) -> None:
+        """``continued``: an earlier pass of the same run has said where the release is."""
+        self.world, self.want, self.say, self.continued = world, want, say, continued
         self.changed = False
         self.gate = Gate(want.tolerance)
         self.verdict: Verdict | None = None
         self.evidence: Evidence | None = None
-        self.saved = self.said = self.renewed = float("-inf")
+        self.saved = self.renewed = float("-inf")
+        self.said = world.now()
         self.unready_since: float | None = None
 
     # ---------------------------------------------------------------- the pass
@@ -102,7 +107,8 @@ class Release:
                 return self._abort(record, decision.changed)
             if record.phase == HELD:
                 return self._look_again(record)
-            self.say(f"goes on with release {record.id} at step {self._step(record)}")
+            if not self.continued:
+                self.say(f"goes on with release {record.id} at step {self._step(record)}")
             return self._drive(record)
         return self._drive(self._start(decision, state))
 
@@ -121,19 +127,30 @@ class Release:
             now,
             self.world.identity(),
         )
+        steps = ", ".join(str(step.weight) for step in record.steps)
+        self.say(f"{record.stable.name} -> {record.canary.name}  release {record.id}  steps {steps} %")
         look = self.world.look()
         if not look.proxies:
             raise ReleaseError(
                 f"no client proxy could be read: no pod in the mesh has a sidecar that routes to {state.service}; "
                 "a client without a sidecar ignores weights. Label the clients' namespace for injection and restart them"
             )
-        self.evidence = Evidence(record.id, now, (), look)
+        # Whole seconds: pods are dated so, and one that was made in this second has all its counts ahead of it.
+        self.evidence = Evidence(record.id, float(int(now)), (), look)
+        if record.weight == FULL:
+            self._watch_stable(record)
         self._save(force=True)
-        steps = ", ".join(str(step.weight) for step in record.steps)
-        self.say(f"{record.stable.name} -> {record.canary.name}  release {record.id}  steps {steps} %")
         self._write(record, expect=state.record)
         self.gate.begin_step(record.step, record.weight)
         return record
+
+    def _watch_stable(self, record: Record) -> None:
+        """Before a first step to 100 %: how often stable fails, as afterwards it has no traffic to compare with."""
+        self.say(f"watches {record.stable.name} for {BASELINE_SECONDS:.0f} s before all traffic leaves it")
+        until = self.world.now() + BASELINE_SECONDS
+        while self.world.now() < until:
+            self.world.sleep(self.want.interval)
+            self._close_window(record, weight=0)
 
     def _load(self, record: Record) -> None:
         """Replay the stored evidence of this release; without any, it starts anew and nothing passes on old counts."""
@@ -141,14 +158,9 @@ class Release:
         if stored is None or stored.release != record.id:
             stored = Evidence(record.id, self.world.now(), (), self.world.look())
         self.evidence = stored
-        step = None
         for window in stored.windows:
-            if window.step != step:
-                step = window.step
-                self.gate.begin_step(step, window.weight)
             self.gate.observe(window)
-        if step != record.step:
-            self.gate.begin_step(record.step, record.weight)
+        self.gate.begin_step(record.step, record.steps[record.step].weight)
 
     # ---------------------------------------------------------------- looking
 
@@ -165,7 +177,7 @@ class Release:
             verdict = self._judge(state, record, confirmed_at is not None and not drifted)
             now = self.world.now()
             if verdict.kind == "fail":
-                return self._abort(record, verdict.reason)
+                return self._abort(record, line(verdict, record.canary.name, record.stable.name))
             if drifted:
                 return self._hold(record, drifted)
             if verdict.kind == "pass" and confirmed_at is not None:
@@ -196,7 +208,7 @@ class Release:
         confirmed = not drifted and not self.world.programmed(state).lagging
         verdict = self._judge(state, record, confirmed)
         if verdict.kind == "fail":
-            return self._abort(record, verdict.reason)
+            return self._abort(record, line(verdict, record.canary.name, record.stable.name))
         if self.world.now() - record.since > self.want.max_hold:
             return self._abort(record, f"held for more than {self.want.max_hold:.0f} s: {record.reason}")
         if not drifted and (verdict.kind == "pass" or self.want.retry):
@@ -222,7 +234,7 @@ class Release:
         )
         return self.verdict
 
-    def _close_window(self, record: Record) -> Look:
+    def _close_window(self, record: Record, weight: int | None = None) -> Look:
         """Look, and take what was counted since the last look into the evidence."""
         if self.evidence is None:
             raise RuntimeError("a window needs a first look")
@@ -230,7 +242,7 @@ class Release:
         counts = difference(before, look, self.evidence.since)
         n_c, x_c = counts.get(record.canary.name, (0, 0))
         n_b, x_b = counts.get(record.stable.name, (0, 0))
-        weight = record.steps[record.step].weight
+        weight = record.steps[record.step].weight if weight is None else weight
         window = Window(record.step, weight, max(0.0, look.time - before.time), n_c, x_c, n_b, x_b)
         self.evidence = replace(self.evidence, windows=tuple(compact((*self.evidence.windows, window))), look=look)
         self.gate.observe(window)
@@ -244,6 +256,9 @@ class Release:
                 self.said = now
                 self.say(f"step {self._step(record)}  ROUTING  not programmed: {'; '.join(answer.lagging[:3])}")
             return None
+        told, self.continued = self.continued, False
+        if told:
+            return now
         self.say(
             f"step {self._step(record)}  weight {record.weight} % in {answer.programmed} of {answer.asked} proxies "
             f"after {now - written:.2f} s"
@@ -416,7 +431,7 @@ class Release:
         now = self.world.now()
         if force or now - self.said >= SAY_SECONDS:
             self.said = now
-            self.say(f"step {self._step(record)}  {verdict.kind.upper()}  {verdict.reason}")
+            self.say(f"step {self._step(record)}  {line(verdict, record.canary.name, record.stable.name)}")
 
     def _step(self, record: Record) -> str:
         return f"{record.step + 1}/{len(record.steps)}  {record.steps[record.step].weight} %"

@@ -215,3 +215,21 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"
+
+
+def line(verdict: Verdict, canary: str, stable: str) -> str:
+    """The verdict on one line: kind, counts of both versions, odds, and what would change it."""
+    shown = verdict.shown
+    parts = [verdict.kind.replace("_", " ").upper()]
+    if not shown.n_c:
+        return f"{parts[0]}  {verdict.reason}"
+    parts += [f"bad: {describe(canary, shown.x_c, shown.n_c)}, {describe(stable, shown.x_b, shown.n_b)}"]
+    if verdict.kind == "fail":
+        parts.append(f"beyond tolerance {odds(verdict.e_fail)} (aborts at {odds(-log(verdict.alpha_fail))})")
+    elif verdict.kind in ("pass", "wait"):
+        parts.append(f"within tolerance {odds(verdict.e_pass)} (goes on at {odds(-log(verdict.alpha_pass))})")
+    if verdict.kind == "wait" and verdict.more_seconds:
+        parts.append(f"about {duration(verdict.more_seconds)} more")
+    elif verdict.kind not in ("pass", "wait", "fail"):
+        parts.append(verdict.reason)
+    return "  ".join(parts)

@@ -214,7 +214,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._module import (
     want,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._preview import preview
-from ansible_collections.progressive.istio.plugins.module_utils._protocol import Orphaned
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
 from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
@@ -271,12 +270,8 @@ def main() -> None:
         if module.check_mode:
             module.exit_json(**{"failed": False, "finished": True, "events": [], **preview(world, wish)})
         journal.clock = world.now
-        try:
-            outcome = Release(world, wish, journal.say).run(given.get("budget", 0.0))
-        except Orphaned:
-            module.fail_json(
-                msg="the process that this run works for is gone; nothing more was written", events=journal.events
-            )
+        release = Release(world, wish, journal.say, continued=given.get("calls", 0) > 0)
+        outcome = release.run(given.get("budget", 0.0))
         module.exit_json(**result_of(outcome, journal.events))
 
 

@@ -301,6 +301,15 @@ def test_api_server_away_for_long_is_said_and_the_next_run_goes_on() -> None:
     assert Runner(mesh, "later").run(WANT).phase == "promoted"
 
 
+def test_all_at_once_is_judged_against_what_stable_did_before() -> None:
+    mesh = Mesh(24, steady(0.2), steady(0.001))
+    outcome = Runner(mesh).run(replace(WANT, steps=(Step(100, 5),)))
+    assert outcome.phase == "aborted"
+    assert mesh.served["v2"][1] < 100
+    healthy = Mesh(25, steady(0.001), steady(0.001))
+    assert Runner(healthy).run(replace(WANT, steps=(Step(100, 5),))).phase == "promoted"
+
+
 def writes_of(rate: float) -> int:
     """How many writes (route and evidence) a whole release of this rate makes."""
     runner = Runner(Mesh(30, steady(rate), steady(0.0)))
@@ -314,7 +323,7 @@ def test_a_fault_at_every_single_write_leads_to_the_same_end(rate: float, fault:
     phase = "promoted" if rate == 0.0 else "aborted"
     for number in range(1, writes_of(rate) + 1):
         mesh = Mesh(30, steady(rate), steady(0.0))
-        runner = Runner(mesh, **{fault: number})  # type: ignore[arg-type]
+        runner = Runner(mesh, **{fault: number})
         try:
             outcome = runner.run(WANT)
         except Killed:
@@ -350,7 +359,7 @@ def test_random_releases() -> None:
             faults = {
                 rng.choice(["kill_before", "kill_after", "lose_answer", "lose_write", "conflict"]): rng.randint(1, 25)
             }
-            runner = Runner(mesh, f"runner-{attempt}", **(faults if attempt < 8 else {}))  # type: ignore[arg-type]
+            runner = Runner(mesh, f"runner-{attempt}", **(faults if attempt < 8 else {}))
             try:
                 outcome = runner.run(want, budget=rng.choice([1.0, 20.0, 60.0]))
             except Killed:
