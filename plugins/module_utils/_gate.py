@@ -168,31 +168,38 @@ class Gate:
         # Good canary requests not yet taken in. They are at the same places however windows are cut, so that
         # compacted evidence gives the same verdict to the last bit.
         self._pending, self._standing = 0, False
+        self._begun = (0, 0)  # the step and weight that the following belong to
         self._fresh_step()
 
     def _fresh_step(self) -> None:
-        self.counts = Counts()
+        self._counts = Counts()
         self._pass = _Arms(self.tolerance, "better", 0.0)
         self._interval = RatioInterval(self.tolerance.burst)
 
     def begin_step(self, step: int, weight: int) -> None:
-        """The step that verdicts are about from now on. Saying it again changes nothing."""
-        if (step, weight) != (self.step, self.weight):
-            self._settle()
-            self._past.merge(self._interval)
-            self.step, self.weight = step, weight
-            self._fresh_step()
+        """The step that verdicts are about from now on. Takes nothing in: that is left to its first window."""
+        self.step, self.weight = step, weight
+
+    @property
+    def counts(self) -> Counts:
+        """Sums of the windows of this step at this weight."""
+        return self._counts if self._begun == (self.step, self.weight) else Counts()
 
     def observe(self, w: Window) -> None:
         """Take in one window; it begins its step if need be."""
         w.check()
         self.begin_step(w.step, w.weight)
+        if self._begun != (w.step, w.weight):
+            self._settle()
+            self._past.merge(self._interval)
+            self._begun = (w.step, w.weight)
+            self._fresh_step()
         standing = self._follow.stands_in(w)
         if standing != self._standing:
             self._settle()
             self._standing = standing
         if w.weight > 0:
-            self.counts, self.release = self.counts.plus(w), self.release.plus(w)
+            self._counts, self.release = self._counts.plus(w), self.release.plus(w)
         if w.weight > 0 and w.n_c > 0:
             self._canary(w)
         if w.weight < 100:
@@ -266,9 +273,14 @@ class Gate:
 
     def evidence(self) -> tuple[float, float]:
         """ln E of `fail` and `pass` now, without the rest of `verdict`."""
-        fail, good = self._now(self._fail), self._now(self._pass)
+        fail, good = self._now(self._fail), self._good()
         e_fail = self._peak if self.proven else min(fail.relative.log_e, fail.absolute.log_e)
         return e_fail, log_mean(good.relative.log_e, good.absolute.log_e)
+
+    def _good(self) -> _Arms:
+        if self._begun != (self.step, self.weight):
+            return _Arms(self.tolerance, "better", 0.0)
+        return self._now(self._pass)
 
     def _now(self, arms: _Arms) -> _Arms:
         """The arms with what is pending, which stays pending: asking changes nothing."""
@@ -307,13 +319,14 @@ class Gate:
             kind, reason = "wait", "within tolerance is proven; goes on when the time of the step is over"
         else:
             kind, reason = "wait", f"neither beyond nor within the tolerance of {percent(tolerated)} is proven yet"
-        interval, counts = self._interval, self.counts
+        interval, counts = RatioInterval(self.tolerance.burst), self.counts
         if kind == "fail":
-            interval, counts = RatioInterval(self.tolerance.burst), self.release
             interval.merge(self._past)
+            counts = self.release
+        if kind == "fail" or self._begun == (self.step, self.weight):
             interval.merge(self._interval)
         low, high = interval.bounds()
-        more = 0 if enough else self._more(self._now(self._pass))
+        more = 0 if enough else self._more(self._good())
         pace = self.counts.n_c / self.counts.seconds if self.counts.seconds > 0 else 0.0
         return Verdict(
             kind=kind,

@@ -134,6 +134,22 @@ def test_a_good_step_proves_nothing_about_the_next() -> None:
     assert gate.verdict(min_over=True).kind == "wait", "the same step at another weight begins anew"
 
 
+def test_steps_without_a_window_leave_no_trace() -> None:
+    """Verdicts depend on the windows and the present step alone: else a replay would not give the same."""
+    windows = [window(500, 1, 4500, 3)] * 3
+    gate = Gate(T)
+    for w in windows:
+        gate.begin_step(2, 25)
+        v = gate.verdict(min_over=True)
+        assert (v.kind, v.counts.n_c, v.ratio, v.ratio_high) == ("no_data", 0, None, None)
+        assert v.e_pass == pytest.approx(0.0)
+        gate.observe(w)
+    assert gate.verdict(min_over=True) == judge(windows, T, min_over=True)
+    gate.begin_step(3, 50)
+    gate.begin_step(2, 25)
+    assert gate.verdict(min_over=True) == judge(windows, T, min_over=True, step=2, weight=25)
+
+
 def test_beginning_a_step_again_changes_nothing() -> None:
     gate = Gate(T)
     gate.observe(window(10_000, 0, 90_000, 0))
