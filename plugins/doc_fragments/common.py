@@ -15,10 +15,10 @@ requirements:
   - kubernetes >= 29.0.0
 notes:
   - The module talks to the API server from the host that runs the task, in most cases the controller itself.
-  - Access options that are set for the action group P(kubernetes.core.k8s#module) with C(module_defaults) count here as well.
+  - Access options that C(module_defaults) sets for the action group C(kubernetes.core.k8s) count here as well.
 attributes:
   action_group:
-    description: Use C(group/progressive.istio.istio) in C(module_defaults) to set the access options once for all modules.
+    description: Use C(group/progressive.istio.istio) in C(module_defaults) to set the access options once for all.
     support: full
     membership:
       - progressive.istio.istio

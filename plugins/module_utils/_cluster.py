@@ -30,6 +30,7 @@ try:
         _create_headers,
     )
     from kubernetes import client as kubernetes_client
+    from kubernetes.client.exceptions import OpenApiException
     from kubernetes.stream.ws_client import portforward_call
 
     IMPORT_ERROR = ""
@@ -70,7 +71,7 @@ class Cluster:
         try:
             configuration = _create_configuration(_create_auth_spec(module))
             self._headers = {str(k): v for k, v in _create_headers(module).items()}
-        except Exception as error:  # the client raises whatever its parts raise: yaml, ssl, os and its own errors
+        except Exception as error:  # noqa: BLE001 - parsers and credential plugins raise whatever their authors liked
             raise ApiError(0, f"cannot use the cluster's access options: {_first_line(error)}") from None
         self._configuration = configuration
         self._pool = kubernetes_client.ApiClient(configuration).rest_client.pool_manager
@@ -160,7 +161,7 @@ class Cluster:
             self._clock = (parsedate_to_datetime(date).timestamp(), time.monotonic())
 
     def now(self) -> float:
-        """Seconds since the epoch by the API server's clock (its first Date header, one second exact), and ours since."""
+        """Seconds since the epoch: the API server's clock (its first Date header, one second exact), and ours since."""
         if not self._clock[0]:
             self.request("GET", "/version")
         return self._clock[0] + time.monotonic() - self._clock[1]
@@ -192,7 +193,7 @@ class Cluster:
                 query_params=query,
                 headers={k.lower(): v for k, v in self._auth_headers().items()},
             )
-        except Exception as error:  # ApiException in old and new clients, which are different classes
+        except OpenApiException as error:  # the client wraps everything in it, even KeyboardInterrupt
             raise NoAnswer(f"no port-forward to {namespace}/{pod}: {_first_line(error)}") from None
 
 

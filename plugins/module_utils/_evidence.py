@@ -31,8 +31,9 @@ class EvidenceError(ValueError):
 class ProxyLook:
     """What one proxy counted since its process began.
 
-    ``epoch`` is ``unit:process``: requests or attempts, and what changes with the process (its restart count). ``born`` is the pod's creation by the
-    API server's clock, in seconds. ``series`` maps ``version`` or ``version@host`` to cumulative counts.
+    ``epoch`` is ``unit:process``: requests or attempts, and what changes with the process (its restart count).
+    ``born`` is the pod's creation by the API server's clock, in seconds. ``series`` maps ``version`` or
+    ``version@host`` to cumulative counts.
     """
 
     name: str

@@ -42,7 +42,7 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a proxy runs for a route: None, it does not have it; empty, what is intended; else what instead, or why not."""
+    """What a proxy runs for a route: None, it does not have it; empty, what is intended; else what instead, or why."""
 
     name: str
     runs: str | None
@@ -92,7 +92,7 @@ class Mesh:
         route: HttpRoute,
         skip: set[str] = frozenset(),  # type: ignore[assignment]
     ) -> dict[str, Answer]:
-        """What every proxy runs for the route, by pod UID, but for those in ``skip``. One that is leaving may be silent."""
+        """What every proxy runs for the route, by pod UID, without those in ``skip``. One that leaves may be silent."""
         path = _proxies.routes_path(ports)
 
         def question(proxy: Proxy) -> Answer:

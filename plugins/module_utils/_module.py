@@ -44,7 +44,7 @@ def connect(module: AnsibleModule) -> _cluster.Cluster:
 
 @contextmanager
 def one_line_errors(module: AnsibleModule, **more: Any) -> Iterator[None]:
-    """Ends the module with the text of an error that is meant for a person, and ``more``; others keep their traceback."""
+    """Ends the module with the text of an error that is meant for a person, and ``more``. Others keep a traceback."""
     try:
         yield
     except (ReleaseError, RouteError, RecordError, Stopped, Unreachable, Conflict, Lost) as error:

@@ -194,13 +194,13 @@ def admit(want: Want, state: State) -> Decision:
     if want.state == "aborted":
         return Done(record.phase if record else "none", "no release is running; nothing to abort")
     canary = _known(state, want.canary)
-    if record and record.phase == ABORTED and record.canary == canary.version and not want.retry:
-        if not state.weights.get(want.canary, 0):
-            return Refuse(
-                ABORTED,
-                f"{want.canary} was taken back by release {record.id} ({record.reason}) and has not changed since; "
-                "change its pod template, or set retry",
-            )
+    taken_back = record and record.phase == ABORTED and record.canary == canary.version
+    if record and taken_back and not want.retry and not state.weights.get(want.canary, 0):
+        return Refuse(
+            ABORTED,
+            f"{want.canary} was taken back by release {record.id} ({record.reason}) and has not changed since; "
+            "change its pod template, or set retry",
+        )
     others = {name: weight for name, weight in state.weights.items() if name != want.canary}
     if state.weights.get(want.canary, 0) and not any(others.values()):
         return Done(PROMOTED, f"{want.canary} has all traffic already")

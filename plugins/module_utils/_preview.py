@@ -54,7 +54,8 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
             "(new)", state.uid, decision.stable, decision.canary, steps, first, PROGRESSING, now, now, world.identity()
         )
         writes = [record, *_rest(record, now)]
-        text = f"would release {record.canary.name} (now {state.weight_of(record.canary.name)} %) against {record.stable.name}"
+        share = state.weight_of(record.canary.name)
+        text = f"would release {record.canary.name} (now {share} %) against {record.stable.name}"
     rate, proxies = _rate(world)
     if not proxies:
         raise ReleaseError(

@@ -51,7 +51,7 @@ def _shares(route: Mapping[str, Any]) -> dict[str, float]:
     total = sum(weight for _name, weight in clusters)
     shares: dict[str, float] = {}
     for name, weight in clusters:
-        _direction, _port, subset, host = (name.split("|") + ["", "", ""])[:4]
+        _direction, _port, subset, host = [*name.split("|"), "", "", ""][:4]
         if total and weight:
             shares[f"{subset}|{host}"] = shares.get(f"{subset}|{host}", 0.0) + weight / total
     return shares
@@ -122,7 +122,7 @@ def stats_path(host: str, subsets: Iterable[str]) -> str:
 
 
 def parse_stats(body: bytes, host: str) -> dict[str, Counts] | None:
-    """Counts by version, all ports together. None where the stats matcher drops these counters (Istio's default does)."""
+    """Counts by version, all ports together. None where the stats matcher drops these counters, as Istio's does."""
     found: dict[str, dict[str, int]] = {}
     for _port, subset, there, stat, value in _STAT.findall(body.decode(errors="replace")):
         if there == host:
@@ -150,7 +150,7 @@ def parse_clusters(body: bytes, host: str) -> tuple[dict[str, Counts], dict[str,
     counts: dict[str, Counts] = {}
     healthy: dict[str, int] = {}
     for cluster in clusters:
-        direction, _port, subset, there = (cluster["name"].split("|") + ["", "", ""])[:4]
+        direction, _port, subset, there = [*cluster["name"].split("|"), "", "", ""][:4]
         if direction != "outbound" or not subset or there.rstrip(";") != host:
             continue
         healthy.setdefault(subset, 0)

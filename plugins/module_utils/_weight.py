@@ -41,15 +41,14 @@ def whole_weights(given: Mapping[str, Any]) -> dict[str, int]:
     """Weights from YAML or Jinja: whole numbers, also as text. Raises RouteError."""
     weights = {}
     for subset, value in given.items():
-        if isinstance(value, str) and value.strip().lstrip("-").isdigit():
-            value = int(value)
-        weights[str(subset)] = value
+        number = isinstance(value, str) and value.strip().lstrip("-").isdigit()
+        weights[str(subset)] = int(value) if number else value
     _routes.check_weights(weights)
     return weights
 
 
 def set_weights(cluster: Cluster, wish: Wish, check_mode: bool) -> dict[str, Any]:
-    """The module's result. Raises ReleaseError, with one line, before anything is written or when a proxy lags behind."""
+    """The module's result. Raises ReleaseError, one line, before anything is written or when a proxy lags behind."""
     began = time.monotonic()
     try:
         result, obj, route = _set(cluster, wish, check_mode)
@@ -126,10 +125,8 @@ def _running(obj: Mapping[str, Any]) -> list[str]:
     except RecordError as error:
         return [str(error)]
     if record and record.phase in (PROGRESSING, HELD):
-        return [
-            f"release {record.id} of {record.canary.name} is {record.phase} on this route; "
-            "it will hold, because its weights were changed by somebody else"
-        ]
+        text = f"release {record.id} of {record.canary.name} is {record.phase} on this route"
+        return [f"{text}; it will hold, because its weights were changed by somebody else"]
     return []
 
 
@@ -159,8 +156,9 @@ def _verify(cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute, 
             break
         if time.monotonic() > deadline:
             raise ReleaseError(
-                f"{_routes.describe(obj)} is written, but {len(lagging)} of {len(done) + len(lagging)} proxies do not run "
-                f"it after {timeout:g} s: {'; '.join(lagging[:5])}; look at their connection to istiod (istioctl proxy-status)"
+                f"{_routes.describe(obj)} is written, but {len(lagging)} of {len(done) + len(lagging)} proxies do not "
+                f"run it after {timeout:g} s: {'; '.join(lagging[:5])}; look at their connection to istiod "
+                "(istioctl proxy-status)"
             )
         time.sleep(POLL_SECONDS)
     if not done:

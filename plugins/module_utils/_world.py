@@ -82,7 +82,8 @@ def find_service(cluster: Cluster, namespace: str, name: str) -> Service:
     subsets = {s["name"]: s.get("labels") or {} for rule in rules for s in rule["spec"].get("subsets") or []}
     if not subsets:
         raise ReleaseError(
-            f"no DestinationRule in namespace {namespace} has subsets for {host}; a release needs one subset for each version"
+            f"no DestinationRule in namespace {namespace} has subsets for {host}; "
+            "a release needs one subset for each version"
         )
     spec = service["spec"]
     return Service(host, tuple(p["port"] for p in spec.get("ports") or []), spec.get("selector") or {}, subsets)
@@ -165,7 +166,7 @@ def _template_hash(pod: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Programmed:
-    """Proxies that have the route: asked, running the intended weights, and those that do not, each with what it runs."""
+    """Proxies that have the route: asked, running the intended weights, and the others, each with what it runs."""
 
     asked: int
     programmed: int

@@ -11,13 +11,14 @@ short_description: Release a version of a service step by step, and take it back
 version_added: 0.1.0
 author: The progressive.istio authors (@progressive-istio)
 description:
-  - Moves the weight of a service's route from its stable version to O(canary_version), step by step. A step is done when
-    the client proxies run its weight, its least time is over, and the requests seen there prove that the canary is not
-    worse than the stable version beyond the tolerance.
+  - Moves the weight of a service's route from its stable version to O(canary_version), step by step. A step is done
+    when the client proxies run its weight, its least time is over, and the requests seen there prove that the canary
+    is not worse than the stable version beyond the tolerance.
   - When they prove that it is, all weight goes back to the stable version within the same call, and the task fails.
-    When they prove neither within C(max_wait), the release is held (or what O(analysis.on_inconclusive) says), and the task fails.
-  - The state of a release is an annotation of its VirtualService, written in the same patch as the weight. A run that was
-    killed is taken up by the next one, from any machine. A second run after the end changes nothing.
+    When they prove neither within O(analysis.max_wait), the release is held (or what O(analysis.on_inconclusive)
+    says), and the task fails.
+  - The state of a release is an annotation of its VirtualService, written in the same patch as the weight. A run that
+    was killed is taken up by the next one, from any machine. A second run after the end changes nothing.
   - The objects may be anybody's. What is needed is a Service, a DestinationRule with a subset for each version, and a
     VirtualService with an C(http) route to it.
 extends_documentation_fragment:
@@ -52,7 +53,9 @@ options:
     type: str
     default: ''
   route:
-    description: Name of the C(http) route. Found by the canary's subset, or, for a new version, the route without C(match).
+    description:
+      - Name of the C(http) route.
+      - Found by the canary's subset, or, for a new version, the route without C(match).
     type: str
     default: ''
   steps:
@@ -83,7 +86,8 @@ options:
         type: float
         default: 1.5
       tolerance_floor:
-        description: Below this rate of bad requests (0.005 is 0.5 %) a canary is good enough, whatever the stable version does.
+        description:
+          - Below this rate of bad requests (0.005 is 0.5 %) a canary is good enough, whatever the stable version does.
         type: float
         default: 0.005
       alpha_fail:
@@ -107,7 +111,9 @@ options:
         type: float
         default: 3600.0
       on_inconclusive:
-        description: What becomes of a step without a verdict after O(analysis.max_wait). V(promote) overrides the gate, and says so.
+        description:
+          - What becomes of a step without a verdict after O(analysis.max_wait).
+          - V(promote) overrides the gate, and says so.
         type: str
         choices: [hold, abort, promote]
         default: hold
@@ -120,7 +126,8 @@ options:
     type: bool
     default: false
   adopt:
-    description: Take over a canary that somebody else has given weight to, from the first step with at least that weight.
+    description:
+      - Take over a canary that somebody else has given weight to, from the first step with at least that weight.
     type: bool
     default: false
   until_step:
@@ -167,7 +174,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 phase:
-  description: V(progressing), V(held), V(aborted), V(promoted), V(refused), V(planned) in check mode, V(none) without a release.
+  description:
+    - V(progressing), V(held), V(aborted), V(promoted), or V(refused).
+    - V(planned) in check mode, V(none) without a release.
   returned: always
   type: str
   sample: promoted

@@ -11,8 +11,8 @@ short_description: What a release is doing, and why
 version_added: 0.1.0
 author: The progressive.istio authors (@progressive-istio)
 description:
-  - Reads the record of a release, its evidence and lease, and the weights four times. What the plan says (intended), what
-    the route object says (applied), what the proxies run (programmed), and where the requests went (observed).
+  - Reads the record of a release, its evidence and lease, and the weights four times. What the plan says (intended),
+    what the route object says (applied), what the proxies run (programmed), and where the requests went (observed).
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - progressive.istio.common
@@ -62,7 +62,7 @@ phase:
   returned: success
   type: str
 weights:
-  description: Intended and applied weights by version, how many proxies run them, and the observed share of requests by version.
+  description: Intended and applied weights by version, how many proxies run them, and each version's share of requests.
   returned: success
   type: dict
 requests_per_second:

@@ -11,8 +11,8 @@ short_description: Judge a canary on evidence
 version_added: 0.1.0
 author: The progressive.istio authors (@progressive-istio)
 description:
-  - Says whether a canary is proven worse than the stable version beyond the tolerance (V(fail)), proven within it (V(pass)),
-    neither (V(wait)), or whether there is nothing to judge (V(no_data)), with every number that led to it.
+  - Says whether a canary is proven worse than the stable version beyond the tolerance (V(fail)), proven within it
+    (V(pass)), neither (V(wait)), or whether there is nothing to judge (V(no_data)), with every number that led to it.
   - The evidence is given in O(windows), or read from what a release has stored. The verdict is a pure function of both,
     so it can be had again at any time. Reads only; it never fails a task by itself.
   - The method is an e-process, valid at every look; see the guide on judging.

@@ -88,7 +88,8 @@ after:
   type: dict
   sample: {v1: 90, v2: 10}
 proxies:
-  description: How many proxies have the route, and how many run the weights. All 0 in check mode and with O(verify=none).
+  description:
+    - How many proxies have the route, and how many run the weights. All 0 in check mode and with O(verify=none).
   returned: success
   type: dict
   sample: {asked: 5, programmed: 5, lagging: []}
