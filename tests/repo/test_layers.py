@@ -21,7 +21,18 @@ OUTSIDE = {
     f"module_utils/{name}"
     for name in ("_cluster", "_mesh", "_module", "_preview", "_prometheus", "_report", "_run", "_weight", "_world")
 }
-COMPUTES = {"__future__", "collections", "copy", "dataclasses", "functools", "hashlib", "itertools", "json", "math"}
+COMPUTES = {
+    "__future__",
+    "collections",
+    "contextlib",
+    "copy",
+    "dataclasses",
+    "functools",
+    "hashlib",
+    "itertools",
+    "json",
+    "math",
+}
 COMPUTES |= {"bisect", "datetime", "enum", "fractions", "operator", "re", "statistics", "typing", "urllib.parse"}
 ALSO = {"module_utils/_release": {"secrets"}}  # a release has a random identifier
 ACCESS = "ansible_collections.kubernetes.core.plugins.action"  # the base class that finds kubeconfig files
