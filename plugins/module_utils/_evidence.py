@@ -93,6 +93,12 @@ class Evidence:
     since: float
     windows: tuple[Window, ...]
     look: Look
+    burst: float = 1.0  # how many counts one bad request may make
+
+
+def burst_of(look: Look) -> float:
+    """Attempts count Istio's two default retries as well, so one bad request can be three of them."""
+    return 3.0 if any(proxy.epoch.startswith("attempts:") for proxy in look.proxies.values()) else 1.0
 
 
 def dumps(evidence: Evidence) -> str:
@@ -107,6 +113,7 @@ def dumps(evidence: Evidence) -> str:
         "format": FORMAT,
         "release": evidence.release,
         "since": evidence.since,
+        "burst": evidence.burst,
         "time": look.time,
         "windows": [
             [w.step, w.weight, round(w.seconds, 3), w.n_c, w.x_c, w.n_b, w.x_b] for w in compact(evidence.windows)
@@ -137,7 +144,7 @@ def loads(text: str) -> Evidence:
             for uid, (name, epoch, born, series) in data["proxies"].items()
         }
         proxies.update({uid: ProxyLook("", "", 0.0, {}) for uid in data["idle"]})
-        return Evidence(data["release"], data["since"], windows, Look(data["time"], proxies, {}))
+        return Evidence(data["release"], data["since"], windows, Look(data["time"], proxies, {}), data["burst"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, EvidenceError):
             raise

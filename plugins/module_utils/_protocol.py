@@ -54,7 +54,7 @@ class Programmed(Protocol):
 class World(Protocol):
     """All that a release sees and does; times are the API server's, in seconds.
 
-    Every method may raise Unreachable but for ``programmed`` and ``look``, which tell it proxy by proxy.
+    Every method may raise Unreachable but for those that ask proxies, which tell it proxy by proxy.
     """
 
     def now(self) -> float:
@@ -74,6 +74,9 @@ class World(Protocol):
 
     def programmed(self, state: State) -> Programmed:
         """Compare the proxies with the weights that ``state`` read."""
+
+    def without_endpoint(self, version: str) -> tuple[str, ...]:
+        """Client proxies that have no healthy endpoint of a version, each by name with why."""
 
     def look(self) -> Look:
         """The counters of all proxies that send requests to the service."""

@@ -15,7 +15,13 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, carry, difference
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
+    Evidence,
+    Look,
+    burst_of,
+    carry,
+    difference,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Gate, Health, Verdict, Window, compact
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Adopt,
@@ -44,7 +50,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     PROMOTED,
     Record,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._verdict import line
+from ansible_collections.progressive.istio.plugins.module_utils._verdict import evidence, line
 
 SAVE_SECONDS = 10.0  # evidence is written at most this often, and at events
 SAY_SECONDS = 15.0  # a line of progress at least this often
@@ -84,7 +90,8 @@ class Release:
             return self._outcome(decision.phase, decision.text, failed=True, weight=state.weight_of(self.want.canary))
         if isinstance(decision, Done):
             return self._outcome(decision.phase, decision.text, weight=state.weight_of(self.want.canary))
-        holder = self.world.acquire()
+        # Taking a release back must not wait for whoever runs it: that run sees the record change, and stops.
+        holder = "" if self.want.state == "aborted" else self.world.acquire()
         if holder:
             raise Stopped(f"this release is being run by {holder}; wait for it, or end that run first")
         self.renewed = self.world.now()
@@ -93,7 +100,8 @@ class Release:
             outcome = self._act(decision, state)
         finally:
             # Between the passes of one run the lease stays; a run that has ended or failed gives it back at once.
-            if (outcome is None or outcome.finished) and self.world.alive():
+            over = outcome is None or outcome.finished or budget <= 0
+            if over and self.world.alive():
                 self._quietly(self.world.release_lease)
         return outcome
 
@@ -133,16 +141,34 @@ class Release:
         if not look.proxies:
             raise ReleaseError(
                 f"no client proxy could be read: no pod in the mesh has a sidecar that routes to {state.service}; "
-                "a client without a sidecar ignores weights. Label the clients' namespace for injection and restart them"
+                "a client without a sidecar ignores weights. Label its namespace for injection and restart it"
             )
         # Whole seconds: pods are dated so, and one that was made in this second has all its counts ahead of it.
-        self.evidence = Evidence(record.id, float(int(now)), (), look)
+        self.evidence = Evidence(record.id, float(int(now)), (), look, burst_of(look))
+        self.gate = self._gate()
+        self._await_endpoints(record.canary.name)
         if record.weight == FULL:
             self._watch_stable(record)
         self._save(force=True)
         self._write(record, expect=state.record)
         self.gate.begin_step(record.step, record.weight)
         return record
+
+    def _gate(self) -> Gate:
+        """A gate that knows how many counts one bad request may make in this evidence."""
+        burst = max(self.want.tolerance.burst, self.evidence.burst if self.evidence else 1.0)
+        return Gate(replace(self.want.tolerance, burst=burst))
+
+    def _await_endpoints(self, version: str) -> None:
+        """No weight for a version that a client's proxy would answer with 503 because it has no endpoint of it yet."""
+        began = self.world.now()
+        while missing := self.world.without_endpoint(version):
+            if self.world.now() - began > self.want.verify_timeout:
+                raise ReleaseError(
+                    f"no healthy endpoint of {version} in {len(missing)} proxies for {self.want.verify_timeout:.0f} s: "
+                    f"{'; '.join(missing[:5])}. Look at its readiness probe, and at 'istioctl proxy-status'"
+                )
+            self.world.sleep(CONFIRM_SECONDS)
 
     def _watch_stable(self, record: Record) -> None:
         """Before a first step to 100 %: how often stable fails, as afterwards it has no traffic to compare with."""
@@ -156,8 +182,10 @@ class Release:
         """Replay the stored evidence of this release; without any, it starts anew and nothing passes on old counts."""
         stored = self.world.load_evidence()
         if stored is None or stored.release != record.id:
-            stored = Evidence(record.id, self.world.now(), (), self.world.look())
+            look = self.world.look()
+            stored = Evidence(record.id, self.world.now(), (), look, burst_of(look))
         self.evidence = stored
+        self.gate = self._gate()
         for window in stored.windows:
             self.gate.observe(window)
         self.gate.begin_step(record.step, record.steps[record.step].weight)
@@ -177,10 +205,11 @@ class Release:
             verdict = self._judge(state, record, confirmed_at is not None and not drifted)
             now = self.world.now()
             if verdict.kind == "fail":
-                return self._abort(record, line(verdict, record.canary.name, record.stable.name))
+                return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
             if drifted:
                 return self._hold(record, drifted)
-            if verdict.kind == "pass" and confirmed_at is not None:
+            fit = state.version(record.canary.name).ready > 0
+            if verdict.kind == "pass" and fit and confirmed_at is not None:
                 self._progress(record, verdict, force=True)
                 if record.step + 1 == len(record.steps):
                     return self._promote(record)
@@ -208,7 +237,7 @@ class Release:
         confirmed = not drifted and not self.world.programmed(state).lagging
         verdict = self._judge(state, record, confirmed)
         if verdict.kind == "fail":
-            return self._abort(record, line(verdict, record.canary.name, record.stable.name))
+            return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
         if self.world.now() - record.since > self.want.max_hold:
             return self._abort(record, f"held for more than {self.want.max_hold:.0f} s: {record.reason}")
         if not drifted and (verdict.kind == "pass" or self.want.retry):
@@ -278,9 +307,6 @@ class Release:
     def _next(self, record: Record) -> Record:
         self._save(force=True)
         following = record.at(record.step + 1, self.world.now())
-        state = self._observe()
-        if not state.version(record.canary.name).ready:
-            raise ReleaseError(f"{record.canary.name} has no ready pod; its weight stays {record.weight} %")
         self._write(following, expect=record)
         self.gate.begin_step(following.step, following.weight)
         return following
@@ -376,7 +402,7 @@ class Release:
     def _taken_over(self, state: State, record: Record) -> str:
         if state.record is None:
             return (
-                f"drift: the record of release {record.id} is gone from {state.where}, last written by {state.manager}; "
+                f"drift: the record of release {record.id} is gone from {state.where}, last writer {state.manager}; "
                 "the weights are as they were"
             )
         return f"release {state.record.id} ({state.record.phase}, by {state.record.by}) is on {state.where} now"

@@ -219,11 +219,15 @@ def duration(seconds: float) -> str:
 
 def line(verdict: Verdict, canary: str, stable: str) -> str:
     """The verdict on one line: kind, counts of both versions, odds, and what would change it."""
+    return f"{verdict.kind.replace('_', ' ').upper()}  {evidence(verdict, canary, stable)}"
+
+
+def evidence(verdict: Verdict, canary: str, stable: str) -> str:
+    """What the verdict rests on: counts of both versions, odds, and what would change it."""
     shown = verdict.shown
-    parts = [verdict.kind.replace("_", " ").upper()]
     if not shown.n_c:
-        return f"{parts[0]}  {verdict.reason}"
-    parts += [f"bad: {describe(canary, shown.x_c, shown.n_c)}, {describe(stable, shown.x_b, shown.n_b)}"]
+        return verdict.reason
+    parts = [f"bad: {describe(canary, shown.x_c, shown.n_c)}, {describe(stable, shown.x_b, shown.n_b)}"]
     if verdict.kind == "fail":
         parts.append(f"beyond tolerance {odds(verdict.e_fail)} (aborts at {odds(-log(verdict.alpha_fail))})")
     elif verdict.kind in ("pass", "wait"):

@@ -295,6 +295,24 @@ class LiveWorld:
         here = len(confirmed & {proxy.uid for proxy in self.mesh.proxies})
         return Programmed(here + len(lagging), here, lagging)
 
+    def without_endpoint(self, version: str) -> tuple[str, ...]:
+        """Asks the proxies that have sent requests to the service; nobody else can miss an endpoint yet."""
+        before = self._last_look
+        clients = [
+            proxy
+            for proxy in self.mesh.proxies
+            if proxy.should_answer
+            and before
+            and proxy.uid in before.proxies
+            and any(n for n, _bad in before.proxies[proxy.uid].series.values())
+        ]
+        answers = self.mesh.healthy(clients, self.service().host, version)
+        return tuple(
+            f"{name} {answer or 'has none'}"
+            for name, answer in answers.items()
+            if not isinstance(answer, int) or not answer
+        )
+
     def look(self) -> Look:
         self._slow_reads_if_any()
         service, before = self.service(), self._last_look

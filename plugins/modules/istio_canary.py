@@ -264,7 +264,7 @@ def main() -> None:
     params = module.params
     given = params["run"] or {}
     journal = Journal(given.get("journal", ""))
-    with one_line_errors(module, events=journal.events):
+    with one_line_errors(module, phase="refused", finished=True, events=journal.events):
         wish = want(params)
         world = LiveWorld(
             connect(module),

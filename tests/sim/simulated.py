@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A simulated World: one service under load in a cluster without a cluster, with a clock that only ``sleep`` moves.
+"""A simulated World: one service under load, without a cluster, with a clock that only ``sleep`` moves.
 
 ``Mesh`` is what outlives a run: the route object, pods, proxies' counters, evidence, lease. ``Runner`` is one run's view
 of it, and implements the World protocol of ``_release``. Faults are injected at the runner: killed before or after its
@@ -84,6 +84,7 @@ class Mesh:
         self.served: dict[str, list[int]] = {name: [0, 0] for name in self.weights}
         self.writes: list[tuple[str, dict[str, int], str]] = []
         self.away_until = 0.0
+        self.endpoints_at: dict[str, float] = {}  # when the proxies learn of a version's endpoints
 
     def advance(self, seconds: float) -> None:
         """Time passes: proxies take up new weights, and requests are answered and counted."""
@@ -219,6 +220,10 @@ class Runner:
         self._live()
         lagging = tuple(f"{c.uid} {c.weights}" for c in self.mesh.clients if c.weights != self.mesh.weights)
         return Programmed(len(self.mesh.clients), len(self.mesh.clients) - len(lagging), lagging)
+
+    def without_endpoint(self, version: str) -> tuple[str, ...]:
+        self._live()
+        return tuple(c.uid for c in self.mesh.clients if self.mesh.time < self.mesh.endpoints_at.get(version, 0.0))
 
     def look(self) -> Look:
         self._live()

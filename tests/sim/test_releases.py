@@ -251,6 +251,29 @@ def test_abort_on_request_ends_green_and_twice_is_once() -> None:
     assert (again.failed, again.changed, again.finished) == (False, False, True)
 
 
+def test_abort_overrules_a_live_runner_which_then_stops() -> None:
+    mesh = Mesh(26, steady(0.0), steady(0.0))
+    runner = Runner(mesh, "one")
+    assert not Release_once(runner, WANT).finished
+    assert Runner(mesh, "on-call").run(Want("", state="aborted")).phase == "aborted"
+    before = len(mesh.writes)
+    outcome = runner.run(WANT)
+    assert (outcome.phase, outcome.changed, len(mesh.writes)) == ("aborted", False, before)
+
+
+def test_no_weight_before_the_proxies_have_an_endpoint() -> None:
+    mesh = Mesh(27, steady(0.0), steady(0.0))
+    mesh.advance(1)
+    mesh.endpoints_at["v2"] = mesh.time + 5
+    Runner(mesh).run(replace(WANT, until_step=1))
+    assert mesh.record() is not None
+    late = Mesh(28, steady(0.0), steady(0.0))
+    late.endpoints_at["v2"] = late.time + 500
+    with pytest.raises(ReleaseError, match="no healthy endpoint of v2"):
+        Runner(late).run(WANT)
+    assert late.writes == []
+
+
 def test_second_runner_is_refused_and_writes_nothing() -> None:
     mesh = Mesh(19, steady(0.0), steady(0.0))
     assert not Release_once(Runner(mesh, "one"), WANT).finished
@@ -323,7 +346,8 @@ def test_a_fault_at_every_single_write_leads_to_the_same_end(rate: float, fault:
     phase = "promoted" if rate == 0.0 else "aborted"
     for number in range(1, writes_of(rate) + 1):
         mesh = Mesh(30, steady(rate), steady(0.0))
-        runner = Runner(mesh, **{fault: number})
+        faults: dict[str, int] = {fault: number}
+        runner = Runner(mesh, "runner-1", **faults)
         try:
             outcome = runner.run(WANT)
         except Killed:
