@@ -28,6 +28,12 @@ SYSCTLS = (
     "fs/inotify/max_user_watches",
 )
 INOTIFY_INSTANCES = 1024
+# Folders outside of any root that containerd, dockerd, ip and umount make; removed where they are empty at the end.
+EMPTIED = tuple(
+    map(
+        Path, ("/run/containerd/s", "/run/containerd", "/run/netns", "/run/docker/plugins", "/run/docker", "/run/mount")
+    )
+)
 # Plugins of containerd that the lab does not need and that complain.
 SNAPSHOTTERS = ("aufs", "btrfs", "devmapper", "zfs")
 
@@ -131,9 +137,7 @@ def _settings(places: Places) -> None:
 def _namespace(places: Places) -> None:
     if not leftovers.mounts(places.netns):
         netns = places.netns.parent
-        if not netns.exists():
-            netns.mkdir(parents=True)
-            (places.run / "made-run-netns").touch()
+        netns.mkdir(parents=True, exist_ok=True)
         places.netns.touch()
         output(["unshare", f"--net={places.netns}", "true"])
     output([*inside(places), "sh", "-c", "ip link set lo up && echo 1 >/proc/sys/net/ipv4/ip_forward"])
@@ -203,8 +207,6 @@ def _drop_old_images(places: Places) -> None:
 def _start(places: Places) -> None:
     places.run.mkdir(parents=True, exist_ok=True)
     places.data.mkdir(parents=True, exist_ok=True)
-    if not Path("/run/containerd").exists():
-        (places.run / "made-run-containerd").touch()
     _save_sysctls(places)
     _settings(places)
     _namespace(places)
@@ -246,17 +248,8 @@ def remove(places: Places) -> None:
     _forget_dead_containers(places)
     _restore_sysctls(places)
     run = places.run
-    made = [
-        folder
-        for mark, folders in (
-            ("made-run-containerd", (Path("/run/containerd/s"), Path("/run/containerd"))),
-            ("made-run-netns", (Path("/run/netns"),)),
-        )
-        if (run / mark).exists()
-        for folder in folders
-    ]
     shutil.rmtree(run, ignore_errors=True)
-    leftovers.remove_empty(*made)
+    leftovers.remove_empty(*EMPTIED)
 
 
 def _forget_dead_containers(places: Places) -> None:
