@@ -27,6 +27,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._gate import (
 )
 from ansible_collections.progressive.istio.plugins.module_utils._sequential import (
     RateTest,
+    RatioInterval,
     RatioTest,
     Side,
     rate_gains,
@@ -179,7 +180,13 @@ def test_evidence_for_a_failure_is_summed_over_the_steps() -> None:
     """Neither step alone proves it."""
     bad = [window(20, 1, 180, 0)] * 4
     assert judge(bad, T, min_over=True).kind == "wait"
-    assert judge([replace(w, step=2, weight=11) for w in bad] + bad, T, min_over=True).kind == "fail"
+    more = [replace(w, step=2, weight=11, n_b=160, x_b=2) for w in bad[:2]] + bad + bad
+    v = judge(more, T, min_over=True)
+    assert v.kind == "fail"
+    interval = RatioInterval()
+    for w in more:
+        interval.update(w.n_c, w.x_c, w.n_b, w.x_b)
+    assert (v.ratio_low, v.ratio_high) == pytest.approx(interval.bounds()), "and so is the ratio that is shown"
 
 
 @pytest.mark.parametrize(
