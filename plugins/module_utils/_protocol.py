@@ -81,6 +81,9 @@ class World(Protocol):
     def look(self) -> Look:
         """The counters of all proxies that send requests to the service."""
 
+    def by_hand(self, state: State, record: Record) -> str:
+        """The command that gives all weight to the stable version without any of this."""
+
     def load_evidence(self) -> Evidence | None:
         """What was stored last, of whichever release; None when nothing usable is there."""
 

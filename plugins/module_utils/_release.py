@@ -151,6 +151,7 @@ class Release:
             self._watch_stable(record)
         self._save(force=True)
         self._write(record, expect=state.record)
+        self.say(f"to stop it by hand: {self.world.by_hand(self._observe(), record)}")
         self.gate.begin_step(record.step, record.weight)
         return record
 

@@ -241,6 +241,15 @@ def weight_patch(
     return [*guards, pin, *changes]
 
 
+def by_hand(route: HttpRoute, destination: Destination, weight: int) -> list[Operation]:
+    """The least of a patch that a person can paste: the weight of one destination, if it still stands where it was."""
+    path = f"/spec/http/{route.index}/route/{destination.index}"
+    return [
+        {"op": "test", "path": f"{path}/destination/subset", "value": destination.subset},
+        {"op": "add", "path": f"{path}/weight", "value": weight},
+    ]
+
+
 def apply_patch(obj: Object, patch: Sequence[Operation]) -> dict[str, Any]:
     """What the object looks like after a patch of ours, for ``--diff`` and tests; guards raise RouteError.
 

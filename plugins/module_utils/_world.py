@@ -280,6 +280,18 @@ class LiveWorld:
                 raise Conflict(str(error)) from None
             raise ReleaseError(str(error)) from None
 
+    def by_hand(self, state: State, record: Record) -> str:
+        token = token_of(state)
+        names = (record.stable.name, record.canary.name)
+        patch = [
+            op
+            for destination in token.route.destinations
+            if destination.subset in names
+            for op in _routes.by_hand(token.route, destination, 100 if destination.subset == names[0] else 0)
+        ]
+        where = f"-n {self.namespace} patch virtualservice {token.obj['metadata']['name']}"
+        return f"kubectl {where} --type=json -p '{json.dumps(patch, separators=(',', ':'))}'"
+
     # ------------------------------------------------------------ proxies
 
     def programmed(self, state: State) -> Programmed:

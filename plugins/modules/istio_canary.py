@@ -277,7 +277,10 @@ def main() -> None:
             journal.say,
         )
         if module.check_mode:
-            module.exit_json(**{"failed": False, "finished": True, "events": [], **preview(world, wish)})
+            result = {"failed": False, "finished": True, **preview(world, wish)}
+            for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"])):
+                journal.say(text)
+            module.exit_json(events=journal.events, **result)
         journal.clock = world.now
         release = Release(world, wish, journal.say, continued=given.get("calls", 0) > 0)
         outcome = release.run(given.get("budget", 0.0))

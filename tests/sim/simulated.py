@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A simulated World: one service under load, without a cluster, with a clock that only ``sleep`` moves.
 
-``Mesh`` is what outlives a run: the route object, pods, proxies' counters, evidence, lease. ``Runner`` is one run's view
+"""A simulated World: one service under load, without a cluster, with a clock that only ``sleep`` moves.
 of it, and implements the World protocol of ``_release``. Faults are injected at the runner: killed before or after its
 n-th write, an answer lost although the write happened, an API server that is away, a conflict.
 """
@@ -235,6 +235,9 @@ class Runner:
                 series = {name: (n, x) for name, (n, x) in c.counts.items()}
                 proxies[c.uid] = ProxyLook(c.uid, f"requests:{c.epoch}", c.born, series)
         return Look(self.mesh.time, proxies, unread)
+
+    def by_hand(self, state: State, record: Record) -> str:
+        return f"kubectl patch: {record.stable.name} 100"
 
     def load_evidence(self) -> Evidence | None:
         self._reach()
