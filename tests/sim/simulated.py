@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A simulated World: one service under load, without a cluster, with a clock that only ``sleep`` moves.
 
-"""A simulated World: one service under load, without a cluster, with a clock that only ``sleep`` moves.
+``Mesh`` is what outlives a run: the route object, pods, proxies' counters, evidence, lease. ``Runner`` is one run's view
 of it, and implements the World protocol of ``_release``. Faults are injected at the runner: killed before or after its
 n-th write, an answer lost although the write happened, an API server that is away, a conflict.
 """
