@@ -99,6 +99,15 @@ def use(environment: Environment, log: Log, folder: Path, paths: dict[str, str])
     return checked + len(full)
 
 
+def tracked() -> list[str]:
+    """The checkout's files as git knows them, those that nobody has added yet included; raises Failed without git."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        raise Failed("git cannot list the files of this checkout: " + listed.stderr.strip())
+    return sorted({name for name in listed.stdout.split("\0") if name and (CHECKOUT / name).is_file()})
+
+
 def copy_for_sanity(root: Path, environment: Environment, log: Log) -> Path:
     """A real copy of the checkout's files (links do not do for ansible-test) in a collection root; returns the copy.
 
@@ -107,16 +116,7 @@ def copy_for_sanity(root: Path, environment: Environment, log: Log) -> Path:
     """
     target = root / "ansible_collections" / "progressive" / "istio"
     target.mkdir(parents=True, exist_ok=True)
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=CHECKOUT,
-        capture_output=True,
-        check=False,
-    )
-    if listed.returncode:
-        raise Failed("git cannot list the files of this checkout: " + listed.stderr.decode().strip())
-    wanted = {name for name in listed.stdout.decode().split("\0") if name and (CHECKOUT / name).is_file()}
-    wanted -= {name for name in wanted if name.startswith("tests/lab/")}
+    wanted = {name for name in tracked() if not name.startswith("tests/lab/")}
     for path in sorted(target.rglob("*"), reverse=True):
         name = path.relative_to(target).as_posix()
         if name.startswith("tests/output"):

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
+from collection import tracked
+from environment import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 HEADER = (
     "# Copyright (c) 2026, the progressive.istio authors",
     "# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)",
@@ -28,10 +29,7 @@ PUT_OFF = (*SKIPS, "# TO" + "DO", "# FIX" + "ME", "# XX" + "X")
 
 
 def files() -> list[Path]:
-    """The files of the checkout as git knows them, those that nobody has added yet included."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
-    return [CHECKOUT / name for name in sorted(set(listed.split("\0"))) if name and (CHECKOUT / name).is_file()]
+    return [CHECKOUT / name for name in tracked()]
 
 
 def text_of(path: Path) -> str:
@@ -76,7 +74,9 @@ def test_python_files_carry_the_licence_and_postponed_annotations() -> None:
     for path in python_files():
         lines = text_of(path).splitlines()
         start = 1 if lines and lines[0].startswith("#!") else 0
-        if tuple(lines[start : start + 3]) != HEADER or "from __future__ import annotations" not in lines:
+        code = [node for node in ast.parse(text_of(path)).body if not isinstance(node, ast.Expr)]
+        postponed = not code or "from __future__ import annotations" in lines
+        if tuple(lines[start : start + 3]) != HEADER or not postponed:
             wrong.append(str(path.relative_to(CHECKOUT)))
     assert wrong == []
 

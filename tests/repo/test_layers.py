@@ -10,11 +10,11 @@ other one is pure: it imports none of them, and of the standard library only wha
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
+from environment import CHECKOUT
 
-PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+PLUGINS = CHECKOUT / "plugins"
 PACKAGE = "ansible_collections.progressive.istio.plugins."
 SEAM = "module_utils/_cluster"
 OUTSIDE = {
