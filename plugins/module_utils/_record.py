@@ -94,12 +94,31 @@ def loads(text: str) -> Record:
         data["stable"], data["canary"] = Version(**data["stable"]), Version(**data["canary"])
         data["steps"] = tuple(Step(**step) for step in data["steps"])
         record = Record(**data)
-        ok = record.phase in PHASES and 0 <= record.step < len(record.steps)
     except (KeyError, TypeError) as error:
         raise RecordError(_broken(str(error))) from None
-    if not ok:
-        raise RecordError(_broken(f"phase {record.phase!r}, step {record.step} of {len(record.steps)}"))
+    _check(record)
     return record
+
+
+def _check(record: Record) -> None:
+    """Raise RecordError, naming the field, for what nobody but an editor can have written."""
+    texts = (record.id, record.uid, record.by, record.reason, *asdict(record.stable).values())
+    if not all(isinstance(text, str) for text in (*texts, *asdict(record.canary).values())):
+        raise RecordError(_broken("id, uid, by, reason, stable and canary hold text"))
+    for name, number in (("step", record.step), *(("weight", s.weight) for s in record.steps)):
+        if type(number) is not int:
+            raise RecordError(_broken(f"{name} {number!r} is not a whole number"))
+    for name, seconds in (
+        ("started", record.started),
+        ("since", record.since),
+        *(("min_seconds", s.min_seconds) for s in record.steps),
+    ):
+        if type(seconds) not in (int, float):
+            raise RecordError(_broken(f"{name} {seconds!r} is not a number"))
+    if record.phase not in PHASES or not 0 <= record.step < len(record.steps):
+        raise RecordError(_broken(f"phase {record.phase!r}, step {record.step} of {len(record.steps)}"))
+    if not all(0 <= step.weight <= 100 for step in record.steps):
+        raise RecordError(_broken("a step's weight is not in 0 to 100"))
 
 
 def _broken(why: str) -> str:

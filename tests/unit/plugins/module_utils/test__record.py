@@ -1,0 +1,136 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The record in the annotation: it comes back as it was written, and anything else is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._record import (
+    ABORTED,
+    ANNOTATION,
+    FORMAT,
+    HELD,
+    PHASES,
+    PROGRESSING,
+    PROMOTED,
+    Record,
+    RecordError,
+    Step,
+    Version,
+    loads,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+STEPS = (Step(10, 60), Step(50), Step(100, 5))
+RECORD = Record("9f3c21ab", "uid-1", Version("v1", "5fb"), Version("v2", "68c"), STEPS, 1, PROGRESSING, 10.5, 20.25, "me")
+
+texts = st.text(max_size=8)
+times = st.floats(0, 2e9)
+records = st.builds(
+    Record,
+    texts,
+    texts,
+    st.builds(Version, texts, texts),
+    st.builds(Version, texts, texts),
+    st.just(STEPS),
+    st.integers(0, 2),
+    st.sampled_from(PHASES),
+    times,
+    times,
+    texts,
+    texts,
+)
+
+
+def data() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RECORD.dumps())
+    return found
+
+
+@settings(max_examples=50, deadline=None)
+@given(records)
+def test_round_trip(record: Record) -> None:
+    assert loads(record.dumps()) == record
+
+
+def test_the_key_does_not_make_istiod_push() -> None:
+    assert "istio.io" not in ANNOTATION
+
+
+@pytest.mark.parametrize(
+    ("phase", "weights"),
+    [
+        (PROGRESSING, {"v1": 50, "v2": 50}),
+        (HELD, {"v1": 50, "v2": 50}),
+        (PROMOTED, {"v1": 50, "v2": 50}),
+        (ABORTED, {"v1": 100, "v2": 0}),
+    ],
+)
+def test_what_a_record_intends(phase: str, weights: dict[str, int]) -> None:
+    assert replace(RECORD, phase=phase).weights() == weights
+
+
+def test_going_on_and_ending() -> None:
+    held = RECORD.ended(HELD, 30.0, "no verdict")
+    assert (held.phase, held.since, held.reason, held.step) == (HELD, 30.0, "no verdict", 1)
+    later = held.at(2, 40.0)
+    assert (later.phase, later.since, later.reason, later.weight) == (PROGRESSING, 40.0, "", 100)
+    assert (later.id, later.started, later.steps) == (RECORD.id, RECORD.started, STEPS)
+
+
+@pytest.mark.parametrize("newer", [FORMAT + 1, 99, "2"])
+def test_a_newer_format_is_refused(newer: Any) -> None:
+    with pytest.raises(RecordError) as caught:
+        loads(json.dumps({**data(), "format": newer, "unknown": 1}))
+    assert str(caught.value) == (
+        f"annotation progressive.istio/release has format {newer}, this collection knows {FORMAT}; "
+        "finish the release with the newer collection that began it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "it is not JSON with a 'format'"),
+        ("no", "it is not JSON with a 'format'"),
+        ("[]", "it is not JSON with a 'format'"),
+        ("3", "it is not JSON with a 'format'"),
+        ("{}", "it is not JSON with a 'format'"),
+        (RECORD.dumps()[:-1], "it is not JSON with a 'format'"),
+        (json.dumps({**data(), "phase": "paused"}), "phase 'paused', step 1 of 3"),
+        (json.dumps({**data(), "step": 3}), "phase 'progressing', step 3 of 3"),
+        (json.dumps({**data(), "step": -1}), "phase 'progressing', step -1 of 3"),
+        (json.dumps({**data(), "steps": []}), "phase 'progressing', step 1 of 0"),
+        (json.dumps({k: v for k, v in data().items() if k != "canary"}), "'canary'"),
+    ],
+)
+def test_a_broken_text_is_refused(text: str, why: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        loads(text)
+    assert str(caught.value) == (
+        f"annotation progressive.istio/release cannot be read ({why}); somebody edited it: "
+        "set the weights by hand, remove the annotation, and start again"
+    )
+
+
+scalars = st.one_of(st.none(), st.booleans(), st.integers(-1, 200), st.floats(0, 9), st.text(max_size=3))
+anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([*data(), "strange"]), anything)
+def test_an_edited_field_is_refused_or_harmless(key: str, value: Any) -> None:
+    """Whatever somebody typed in: RecordError, or a record whose weights can be computed and written."""
+    try:
+        record = loads(json.dumps({**data(), key: value}))
+    except RecordError as error:
+        assert "\n" not in str(error)
+        return
+    assert all(0 <= weight <= 100 for weight in record.weights().values())
+    assert loads(record.ended(HELD, record.since + 1, "x").dumps()).phase == HELD

@@ -1,0 +1,654 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""VirtualServices as people write them: the route is found or the error says why, and a patch changes nothing else."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.progressive.istio.plugins.module_utils._routes import (
+    MAX_WEIGHT,
+    Operation,
+    RouteError,
+    apply_patch,
+    check_weights,
+    expected_clusters,
+    field_manager,
+    find_route,
+    full_host,
+    http_routes,
+    pick_route,
+    serves,
+    weight_patch,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+HOST = "reviews.prod.svc.cluster.local"
+OURS = "progressive.istio/release"
+
+# By name: (spec, the http entry that is meant, the name to find it by). Subsets v1 and v2 in every one.
+SHAPES: dict[str, tuple[str, int, str]] = {
+    "plain": (
+        """
+        hosts: [reviews.prod.svc.cluster.local]
+        http:
+          - route:
+              - {destination: {host: reviews.prod.svc.cluster.local, subset: v1}, weight: 100}
+              - {destination: {host: reviews.prod.svc.cluster.local, subset: v2}, weight: 0}
+        """,
+        0,
+        "",
+    ),
+    "short hosts and no weights": (
+        """
+        hosts: [reviews]
+        http:
+          - route:
+              - destination: {host: reviews, subset: v1}
+              - destination: {host: reviews, subset: v2}
+        """,
+        0,
+        "",
+    ),
+    "one weight written, the other not": (
+        """
+        hosts: [reviews, reviews.prod]
+        http:
+          - name: main
+            route:
+              - {destination: {host: reviews.prod, subset: v1, port: {number: 9080}}, weight: 1}
+              - destination: {host: reviews, subset: v2, port: {number: 9080}}
+        """,
+        0,
+        "",
+    ),
+    "testers by header above the weighted route": (
+        """
+        hosts: [reviews]
+        http:
+          - match:
+              - headers: {end-user: {exact: jason}}
+              - headers: {cookie: {regex: "^(.*?;)?(user=tester)(;.*)?$"}}
+                withoutHeaders: {x-bot: {}}
+            route:
+              - destination: {host: reviews, subset: v2}
+          - route:
+              - {destination: {host: reviews, subset: v1}, weight: 75}
+              - {destination: {host: reviews, subset: v2}, weight: 25}
+        """,
+        1,
+        "",
+    ),
+    "fault, retries, timeout and cors": (
+        """
+        hosts: [reviews.prod.svc.cluster.local]
+        http:
+          - name: main
+            fault:
+              delay: {percentage: {value: 0.1}, fixedDelay: 5s}
+              abort: {percentage: {value: 0.01}, httpStatus: 400}
+            timeout: 10s
+            retries: {attempts: 3, perTryTimeout: 2s, retryOn: "connect-failure,refused-stream,503"}
+            corsPolicy:
+              allowOrigins: [{exact: "https://example.com"}]
+              allowMethods: [POST, GET]
+              allowCredentials: false
+              maxAge: 24h
+            route:
+              - {destination: {host: reviews, subset: v1}, weight: 90}
+              - {destination: {host: reviews, subset: v2}, weight: 10}
+        """,
+        0,
+        "main",
+    ),
+    "headers for each destination": (
+        """
+        hosts: [reviews]
+        http:
+          - headers: {request: {set: {test: "true"}}}
+            route:
+              - destination: {host: reviews, subset: v2}
+                headers: {response: {set: {"Set-Cookie": "canary=v2; Path=/"}, remove: [foo]}}
+                weight: 25
+              - destination: {host: reviews, subset: v1}
+                headers: {response: {add: {hello: world}}}
+                weight: 75
+        """,
+        0,
+        "",
+    ),
+    "a mirror to a third subset": (
+        """
+        hosts: [reviews]
+        http:
+          - route:
+              - {destination: {host: reviews, subset: v1}, weight: 100}
+              - {destination: {host: reviews, subset: v2}, weight: 0}
+            mirrors:
+              - {destination: {host: reviews, subset: v3}, percentage: {value: 12.5}}
+        """,
+        0,
+        "",
+    ),
+    "redirect, rewrite, delegate and a direct answer around it": (
+        """
+        hosts: [bookinfo.example.com, reviews.prod.svc.cluster.local]
+        gateways: [istio-system/bookinfo-gateway, mesh]
+        exportTo: ["."]
+        http:
+          - match: [{uri: {prefix: /old}}]
+            redirect: {uri: /new, redirectCode: 302}
+          - match: [{uri: {prefix: /product}}]
+            delegate: {name: products, namespace: prod}
+          - name: robots
+            match: [{uri: {exact: /robots.txt}}]
+            directResponse: {status: 200, body: {string: "User-agent: *"}}
+          - name: main
+            match: [{uri: {prefix: /}}]
+            rewrite: {uri: /v1}
+            route:
+              - {destination: {host: reviews.prod.svc.cluster.local, subset: v1}, weight: 50}
+              - {destination: {host: reviews.prod.svc.cluster.local, subset: v2}, weight: 50}
+          - route:
+              - destination: {host: web.shop.svc.cluster.local}
+        """,
+        3,
+        "",
+    ),
+    "a third version beside them": (
+        """
+        hosts: [reviews]
+        http:
+          - name: "blue/green ~1"
+            route:
+              - {destination: {host: reviews, subset: v0}, weight: 30}
+              - {destination: {host: reviews, subset: v1}, weight: 40}
+              - {destination: {host: reviews, subset: v2}, weight: 30}
+        """,
+        0,
+        "blue/green ~1",
+    ),
+    "weights that do not add up to 100": (
+        """
+        hosts: [reviews]
+        http:
+          - match: [{port: 8443, sourceLabels: {app: "productpage"}, sourceNamespace: "front"}]
+            route:
+              - {destination: {host: reviews, subset: v1}, weight: 3}
+              - {destination: {host: reviews, subset: v2}, weight: 1}
+        tls:
+          - match: [{port: 443, sniHosts: [reviews.example.com]}]
+            route: [{destination: {host: reviews, subset: v1}, weight: 100}]
+        tcp:
+          - route:
+              - {destination: {host: reviews, subset: v1}, weight: 80}
+              - {destination: {host: reviews, subset: v2}, weight: 20}
+        """,
+        0,
+        "",
+    ),
+    "the same subsets twice, one of them named": (
+        """
+        hosts: [reviews]
+        http:
+          - name: writes
+            match: [{method: {exact: POST}}]
+            route:
+              - {destination: {host: reviews, subset: v1}, weight: 100}
+              - {destination: {host: reviews, subset: v2}, weight: 0}
+          - name: reads
+            route:
+              - {destination: {host: reviews, subset: v1}, weight: 100}
+              - {destination: {host: reviews, subset: v2}, weight: 0}
+        """,
+        1,
+        "reads",
+    ),
+    "two hosts in one object": (
+        """
+        hosts: [ratings, reviews]
+        http:
+          - match: [{authority: {prefix: ratings}}]
+            route:
+              - {destination: {host: ratings, subset: a}, weight: 10}
+              - {destination: {host: ratings, subset: b}, weight: 90}
+          - route:
+              - {destination: {host: reviews, subset: v1}, weight: 60}
+              - {destination: {host: reviews, subset: v2}, weight: 40}
+        """,
+        1,
+        "",
+    ),
+}
+
+METADATA: list[dict[str, Any]] = [
+    {},
+    {"annotations": {}},
+    {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": '{"a~1":"b/c"}', "example.com/~odd~0": ""}},
+    {
+        "annotations": {OURS: '{"format":1}', "argocd.argoproj.io/tracking-id": "shop:x/y:prod/reviews"},
+        "labels": {"app.kubernetes.io/part-of": "shop", "a/b": "c"},
+        "finalizers": ["example.com/keep"],
+        "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "1"}],
+    },
+]
+
+
+def virtual_service(spec: str, **metadata: Any) -> dict[str, Any]:
+    meta = {"name": "reviews", "namespace": "prod", "uid": "0-1", "resourceVersion": "4711", "generation": 3, **metadata}
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": meta,
+        "spec": yaml.safe_load(spec),
+    }
+
+
+def shape(name: str, **metadata: Any) -> dict[str, Any]:
+    return virtual_service(SHAPES[name][0], **metadata)
+
+
+def routed(*entries: str, **metadata: Any) -> dict[str, Any]:
+    """A VirtualService whose http routes have these subsets: ``name:v1=90,v2`` (name and weights can be left out)."""
+    http = []
+    for entry in entries:
+        name, _colon, rest = entry.rpartition(":")
+        route = []
+        for part in rest.split(","):
+            subset, _equals, weight = part.partition("=")
+            destination = {"host": "reviews", **({"subset": subset} if subset else {})}
+            route.append({"destination": destination, **({"weight": int(weight)} if weight else {})})
+        http.append({**({"name": name} if name else {}), "route": route})
+    return virtual_service(yaml.safe_dump({"hosts": ["reviews"], "http": http}), **metadata)
+
+
+def with_weights(obj: dict[str, Any], index: int, weights: dict[str, int]) -> dict[str, Any]:
+    """The object with these weights, set by hand."""
+    wanted = copy.deepcopy(obj)
+    for entry in wanted["spec"]["http"][index]["route"]:
+        if entry["destination"]["subset"] in weights:
+            entry["weight"] = weights[entry["destination"]["subset"]]
+    return wanted
+
+
+# ---------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize(
+    ("entry", "weights"),
+    [
+        ("v1=90,v2=10", {"v1": 90, "v2": 10}),
+        ("v1,v2", {"v1": 0, "v2": 0}),
+        ("v1=3,v2", {"v1": 3, "v2": 0}),
+        ("v1", {"v1": 100}),
+        ("v1=0", {"v1": 100}),
+        ("v1=7", {"v1": 100}),
+    ],
+)
+def test_effective_weights(entry: str, weights: dict[str, int]) -> None:
+    assert http_routes(routed(entry))[0].weights() == weights
+
+
+def test_only_routes_with_destinations_count_and_keep_their_index() -> None:
+    routes = http_routes(shape("redirect, rewrite, delegate and a direct answer around it"))
+    assert [(route.index, route.name) for route in routes] == [(3, "main"), (4, "")]
+    assert [route.label() for route in routes] == ["http[3] (main)", "http[4]"]
+    assert http_routes({"metadata": {}}) == http_routes({"metadata": {}, "spec": {"tcp": []}}) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "full"),
+    [
+        ("reviews", HOST),
+        ("reviews.prod", HOST),
+        ("reviews.prod.svc", HOST),
+        (HOST, HOST),
+        ("www.example.com", "www.example.com"),
+        ("*", "*"),
+        ("*.prod.svc.cluster.local", "*.prod.svc.cluster.local"),
+    ],
+)
+def test_full_host(host: str, full: str) -> None:
+    assert full_host(host, "prod") == full
+
+
+def test_serves() -> None:
+    assert serves(shape("plain"), HOST)
+    assert serves(shape("two hosts in one object"), "ratings.prod.svc.cluster.local")
+    assert not serves(shape("short hosts and no weights", namespace="stage"), HOST)
+    assert not serves({"metadata": {"name": "delegate"}, "spec": {"http": []}}, HOST)
+
+
+# ---------------------------------------------------------------- finding
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_find_and_pick_agree(name: str) -> None:
+    obj, index, route = shape(name), SHAPES[name][1], SHAPES[name][2]
+    found = find_route(obj, ["v1", "v2"], route)
+    assert found.index == index
+    assert find_route(obj, ["v2", "v1"], route, HOST) == found
+    assert pick_route(obj, HOST, "v2", route) == found
+
+
+@pytest.mark.parametrize(
+    ("obj", "subsets", "name", "text"),
+    [
+        (
+            routed("v1=100,v2=0"),
+            ["v1", "v9"],
+            "",
+            "VirtualService prod/reviews has no http route with exactly the subsets v1, v9; there are: http[0]: v1, v2",
+        ),
+        (
+            routed("v1=1,v2=1,v3=1", "v1"),
+            ["v1", "v2"],
+            "",
+            "VirtualService prod/reviews has no http route with exactly the subsets v1, v2; "
+            "there are: http[0]: v1, v2, v3; http[1]: v1",
+        ),
+        (
+            virtual_service("{hosts: [reviews], http: [{redirect: {uri: /}}]}"),
+            ["v1"],
+            "",
+            "VirtualService prod/reviews has no http route with exactly the subsets v1; there are: no routes",
+        ),
+        (
+            routed("a:v1=100,v2=0", "v1=100,v2=0"),
+            ["v1", "v2"],
+            "",
+            "VirtualService prod/reviews has 2 http routes with the subsets v1, v2 (http[0] (a), http[1]); "
+            "give the one that is meant a name and say which with 'route'",
+        ),
+        (
+            routed("a:v1=100,v2=0", "b:v1"),
+            ["v1", "v2"],
+            "c",
+            "VirtualService prod/reviews has no http routes named 'c'; named routes there: a, b",
+        ),
+        (
+            routed("v1=100,v2=0"),
+            ["v1", "v2"],
+            "c",
+            "VirtualService prod/reviews has no http routes named 'c'; named routes there: none",
+        ),
+        (
+            routed("a:v1=100,v2=0", "a:v1=100,v2=0"),
+            ["v1", "v2"],
+            "a",
+            "VirtualService prod/reviews has 2 http routes named 'a'; named routes there: a, a",
+        ),
+        (
+            routed("a:v1=100,"),
+            ["v1", "v2"],
+            "a",
+            "VirtualService prod/reviews http[0] (a) has no destination with subset v2; it has (none), v1",
+        ),
+        (
+            routed("a:v1=100,v2=0,v2=0"),
+            ["v1", "v2"],
+            "a",
+            "VirtualService prod/reviews http[0] (a) names a subset twice; weights would be ambiguous",
+        ),
+    ],
+)
+def test_find_route_says_why_not(obj: dict[str, Any], subsets: list[str], name: str, text: str) -> None:
+    with pytest.raises(RouteError) as caught:
+        find_route(obj, subsets, name)
+    assert str(caught.value) == text
+
+
+def test_a_route_to_another_service_is_not_found() -> None:
+    obj = routed("v1=100,v2=0")
+    with pytest.raises(RouteError, match="has no http route with exactly the subsets v1, v2"):
+        find_route(obj, ["v1", "v2"], "", "ratings.prod.svc.cluster.local")
+
+
+def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() -> None:
+    obj = shape("testers by header above the weighted route")
+    assert pick_route(obj, HOST, "v3").index == 1
+
+
+@pytest.mark.parametrize(
+    ("obj", "canary", "name", "text"),
+    [
+        (
+            routed("v1=100,v2=0", "v1=100,v2=0"),
+            "v2",
+            "",
+            f"VirtualService prod/reviews has 2 http routes to {HOST} that can carry subset 'v2'; "
+            "there are: http[0]: v1, v2; http[1]: v1, v2. Say which one with 'route' (its name)",
+        ),
+        (
+            routed("a:v1", "b:v2"),
+            "v3",
+            "",
+            f"VirtualService prod/reviews has 2 http routes to {HOST} that can carry subset 'v3'; "
+            "there are: http[0] (a): v1; http[1] (b): v2. Say which one with 'route' (its name)",
+        ),
+        (
+            routed("a:v1=100,v2=0"),
+            "v2",
+            "b",
+            f"VirtualService prod/reviews has no http routes to {HOST} named 'b'; "
+            "there are: http[0] (a): v1, v2. Say which one with 'route' (its name)",
+        ),
+        (
+            virtual_service("{hosts: [reviews], http: [{route: [{destination: {host: other, subset: v2}}]}]}"),
+            "v2",
+            "",
+            f"VirtualService prod/reviews has no http routes to {HOST} that can carry subset 'v2'; "
+            "there are: none. Say which one with 'route' (its name)",
+        ),
+        (
+            routed(""),
+            "v2",
+            "",
+            "VirtualService prod/reviews http[0] needs one destination for each subset, it has (no subset)",
+        ),
+        (
+            routed("v1=50,v2=10,v1=40"),
+            "v2",
+            "",
+            "VirtualService prod/reviews http[0] needs one destination for each subset, it has v1, v2, v1",
+        ),
+    ],
+)
+def test_pick_route_says_why_not(obj: dict[str, Any], canary: str, name: str, text: str) -> None:
+    with pytest.raises(RouteError) as caught:
+        pick_route(obj, HOST, canary, name)
+    assert str(caught.value) == text
+
+
+# ---------------------------------------------------------------- patching
+
+
+@pytest.mark.parametrize("metadata", METADATA, ids=["bare", "empty", "foreign", "ours and foreign"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_patch_changes_two_weights_and_our_annotation_only(name: str, metadata: dict[str, Any]) -> None:
+    obj = shape(name, **copy.deepcopy(metadata))
+    before = copy.deepcopy(obj)
+    route = find_route(obj, ["v1", "v2"], SHAPES[name][2])
+    weights = {"v1": 83, "v2": 17}
+    patch = weight_patch(obj, route, weights, {OURS: "/~ {}"})
+    after = apply_patch(obj, patch)
+    assert obj == before, "the object that was read is left alone"
+
+    wanted = with_weights(obj, SHAPES[name][1], weights)
+    wanted["metadata"].setdefault("annotations", {})[OURS] = "/~ {}"
+    assert after == wanted
+    assert weight_patch(after, find_route(after, ["v1", "v2"], SHAPES[name][2]), weights, {OURS: "/~ {}"}) == []
+    written = {operation["path"] for operation in patch if operation["op"] != "test"}
+    here = f"/spec/http/{SHAPES[name][1]}/route/"
+    assert all(p.startswith((here, "/metadata/annotations", "/metadata/resourceVersion")) for p in written)
+    assert "remove" not in {operation["op"] for operation in patch}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_patch_is_refused_on_an_object_that_has_changed(name: str) -> None:
+    obj = shape(name)
+    index = SHAPES[name][1]
+    patch = weight_patch(obj, find_route(obj, ["v1", "v2"], SHAPES[name][2]), {"v1": 83, "v2": 17})
+    moved = copy.deepcopy(obj)
+    moved["spec"]["http"][index]["route"].reverse()
+    with pytest.raises(RouteError, match="/destination is "):
+        apply_patch(moved, patch)
+    assert {"op": "replace", "path": "/metadata/resourceVersion", "value": "4711"} in patch
+
+
+def test_a_weight_that_somebody_else_set_is_guarded() -> None:
+    obj = routed("v1=90,v2=10")
+    patch = weight_patch(obj, find_route(obj, ["v1", "v2"]), {"v1": 80, "v2": 20})
+    with pytest.raises(RouteError) as caught:
+        apply_patch(routed("v1=50,v2=50"), patch)
+    assert str(caught.value) == "/spec/http/0/route/0/weight is 50, not 90"
+
+
+def test_an_unwritten_weight_is_added_and_an_effective_one_left_unwritten() -> None:
+    obj = routed("v1=100,v2")
+    assert weight_patch(obj, find_route(obj, ["v1", "v2"]), {"v1": 100, "v2": 0}) == []
+    patch = weight_patch(obj, find_route(obj, ["v1", "v2"]), {"v1": 100, "v2": 5})
+    assert [op for op in patch if op["op"] != "test"] == [
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": "4711"},
+        {"op": "add", "path": "/spec/http/0/route/1/weight", "value": 5},
+    ]
+
+
+def test_a_single_destination_has_everything_already() -> None:
+    obj = routed("v1")
+    assert weight_patch(obj, find_route(obj, ["v1"]), {"v1": 100}) == []
+
+
+def test_destinations_that_are_not_named_keep_their_weight() -> None:
+    obj = shape("a third version beside them")
+    route = find_route(obj, ["v1", "v2"], "blue/green ~1")
+    after = apply_patch(obj, weight_patch(obj, route, {"v1": 0, "v2": 70}))
+    assert http_routes(after)[0].weights() == {"v0": 30, "v1": 0, "v2": 70}
+
+
+def test_a_new_version_gets_a_copy_of_stables_entry() -> None:
+    obj = shape("headers for each destination")
+    route = pick_route(obj, HOST, "v3")
+    patch = weight_patch(obj, route, {"v1": 90, "v3": 10}, clone=("v1", "v3"))
+    after = apply_patch(obj, patch)
+    wanted = with_weights(obj, 0, {"v1": 90})
+    wanted["spec"]["http"][0]["route"].append(
+        {
+            "destination": {"host": "reviews", "subset": "v3"},
+            "headers": {"response": {"add": {"hello": "world"}}},
+            "weight": 10,
+        }
+    )
+    assert after == wanted
+
+
+def test_a_copy_beside_a_single_destination_makes_its_weight_explicit() -> None:
+    obj = routed("v1")
+    after = apply_patch(obj, weight_patch(obj, http_routes(obj)[0], {"v1": 100, "v2": 0}, clone=("v1", "v2")))
+    assert after["spec"]["http"][0]["route"] == [
+        {"destination": {"host": "reviews", "subset": "v1"}, "weight": 100},
+        {"destination": {"host": "reviews", "subset": "v2"}, "weight": 0},
+    ]
+
+
+keys = st.text("ab/~.0", min_size=1, max_size=6)
+weight = st.one_of(st.none(), st.integers(0, 100))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(weight, min_size=2, max_size=4),
+    st.lists(st.integers(0, 100), min_size=2, max_size=4),
+    st.one_of(st.none(), st.dictionaries(keys, st.text(max_size=4), max_size=4)),
+    st.dictionaries(keys, st.text(max_size=4), max_size=3),
+    st.integers(0, 2),
+)
+def test_patch_and_apply_round_trip(
+    have: list[int | None], want: list[int], there: dict[str, str] | None, ours: dict[str, str], above: int
+) -> None:
+    foreign: list[dict[str, Any]] = [{"redirect": {"uri": f"/{i}"}} for i in range(above)]
+    entries = [
+        {"destination": {"host": "reviews", "subset": f"v{i}"}, **({} if w is None else {"weight": w})}
+        for i, w in enumerate(have)
+    ]
+    obj: dict[str, Any] = {
+        "metadata": {"name": "reviews", "namespace": "prod", "resourceVersion": "1", "annotations": there},
+        "spec": {"http": [*foreign, {"route": entries}]},
+    }
+    if there is None:
+        del obj["metadata"]["annotations"]
+    weights = {f"v{i}": w for i, w in enumerate(want[: len(have)])}
+    patch = weight_patch(obj, http_routes(obj)[0], weights, ours)
+    after = apply_patch(obj, patch)
+    wanted = with_weights(obj, above, weights)
+    for entry, old in zip(wanted["spec"]["http"][above]["route"], entries, strict=True):
+        if "weight" not in old and entry.get("weight") == 0:
+            del entry["weight"]  # it was 0 without being written, and needs no write
+    if ours:
+        wanted["metadata"].setdefault("annotations", {}).update(ours)
+    assert after == wanted
+    assert weight_patch(after, http_routes(after)[0], weights, ours) == []
+
+
+def test_apply_knows_what_a_patch_of_ours_may_hold() -> None:
+    obj = routed("v1")
+    patch: list[Operation] = [{"op": "test", "path": "/metadata/name", "value": "ratings"}]
+    with pytest.raises(RouteError, match=r"^/metadata/name is 'reviews', not 'ratings'$"):
+        apply_patch(obj, patch)
+
+
+# ---------------------------------------------------------------- checks
+
+
+@pytest.mark.parametrize(
+    ("weights", "text"),
+    [
+        ({}, "weights is empty; name each destination with its weight, for example {v1: 90, v2: 10}"),
+        ({"v1": 110, "v2": -10}, "weights.v2 is -10; a weight cannot be negative"),
+        ({"v1": 0, "v2": 0}, "weights are all 0; at least one destination needs a positive weight"),
+        ({"v1": 99.5, "v2": 0.5}, "weights.v1 is 99.5; a whole number from 0 up is needed"),
+        ({"v1": True}, "weights.v1 is True; a whole number from 0 up is needed"),
+        ({"v1": None}, "weights.v1 is None; a whole number from 0 up is needed"),
+        ({"v1": "90%"}, "weights.v1 is '90%'; a whole number from 0 up is needed"),
+        (
+            {"v1": MAX_WEIGHT, "v2": 1},
+            "weights add up to 2147483648, more than Istio's int32 can hold (2147483647)",
+        ),
+    ],
+)
+def test_weights_that_istio_would_misread(weights: dict[str, Any], text: str) -> None:
+    with pytest.raises(RouteError) as caught:
+        check_weights(weights)
+    assert str(caught.value) == text
+
+
+def test_weights_that_are_fine() -> None:
+    check_weights({"v1": 0, "v2": 1})
+    check_weights({"v1": MAX_WEIGHT})
+
+
+def test_expected_clusters_leave_out_zero_and_begin_with_the_route_itself() -> None:
+    obj = routed("v1=100,v2=0", "v2", "v1=3,v2=1", "x:v3")
+    assert expected_clusters(obj, http_routes(obj)[2]) == [
+        {f"v1|{HOST}": 0.75, f"v2|{HOST}": 0.25},
+        {f"v1|{HOST}": 1.0},
+        {f"v2|{HOST}": 1.0},
+    ]
+
+
+def test_the_manager_that_wrote_the_routes_last() -> None:
+    def entry(manager: str, time: str, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"manager": manager, "time": time, "fieldsV1": fields}
+
+    fields = [
+        entry("argocd-controller", "2026-01-01T00:00:00Z", {"f:spec": {"f:http": {}}}),
+        entry("kubectl-edit", "2026-01-02T00:00:00Z", {"f:spec": {"f:http": {}}}),
+        entry("labeller", "2026-01-03T00:00:00Z", {"f:metadata": {"f:labels": {}}}),
+    ]
+    assert field_manager(routed("v1", managedFields=fields)) == "kubectl-edit"
+    assert field_manager(routed("v1")) == "unknown"
