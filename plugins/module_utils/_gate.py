@@ -372,7 +372,7 @@ def _requests(arms: _Arms, relative: list[float], absolute: list[float], alpha: 
     # Where one bet alone is enough, all together are. The sum is convex, so Newton comes down from there to where it
     # reaches the goal.
     n = min(((goal - b) / g for b, g in zip(bets, gains, strict=True) if g > 0.0), default=inf)
-    for _ in range(100):
+    for _unused in range(100):
         if n > 1e9:
             return None
         values = [b + n * g for b, g in zip(bets, gains, strict=True)]
@@ -442,4 +442,4 @@ def compact(windows: Iterable[Window]) -> list[Window]:
             seconds, n_c, n_b = last.seconds + w.seconds, last.n_c + w.n_c, last.n_b + w.n_b
             w = Window(w.step, w.weight, seconds, n_c, 0, n_b, 0)
         out.append((w, standing))
-    return [w for w, _ in out]
+    return [w for w, _unused in out]

@@ -245,7 +245,7 @@ def upper_bound(n: float, x: float, alpha: float, burst: float = 1.0) -> float:
     bad, good = x / burst, (n - x) / burst
     cut = _log_beta(bad + 0.5, good + 0.5) - _log_beta(0.5, 0.5) + log(alpha)
     low, high = x / n, 1.0
-    for _ in range(60):
+    for _unused in range(60):
         p = (low + high) / 2.0
         inside = p < 1.0 and (bad * log(p) if bad else 0.0) + (good * log1p(-p) if good else 0.0) >= cut
         low, high = (p, high) if inside else (low, p)

@@ -67,7 +67,7 @@ class Traffic:
 
 
 def feed(gate: Gate, traffic: Traffic, seconds: int, weight: int, p_c: float, p_b: float, step: int = 1) -> None:
-    for _ in range(seconds):
+    for _unused in range(seconds):
         gate.observe(traffic.window(weight, p_c, p_b, step))
 
 
@@ -91,7 +91,7 @@ def test_nothing_is_no_data() -> None:
     gate.begin_step(1, 10)
     v = gate.verdict(min_over=True)
     assert (v.kind, v.reason) == ("no_data", "no request has reached the canary at 10 % yet")
-    for _ in range(1000):
+    for _unused in range(1000):
         gate.observe(window(0, 0, 100, 3))
     v = gate.verdict(min_over=True)
     assert v.kind == "no_data"
@@ -168,7 +168,7 @@ def test_failure_is_kept() -> None:
     first = v.release
     gate.observe(window(10, 10, 90, 0))
     v = gate.verdict(min_over=False)
-    for _ in range(100):
+    for _unused in range(100):
         gate.observe(window(1000, 0, 9000, 90, weight=25, step=2))
     later = gate.verdict(min_over=True)
     assert (later.kind, later.e_fail) == ("fail", v.e_fail)
@@ -378,8 +378,8 @@ def test_gate_does_what_it_says(seed: int, burst: float) -> None:
             if weight == 100 or (step == 1 and 10 < i < 20):
                 n_b = 0
             some = rng.random() < 0.5
-            x_c = sum(rng.random() < p_c for _ in range(n_c)) if some else 0
-            x_b = sum(rng.random() < p_b for _ in range(n_b)) if some else 0
+            x_c = sum(rng.random() < p_c for _unused in range(n_c)) if some else 0
+            x_b = sum(rng.random() < p_b for _unused in range(n_b)) if some else 0
             w = window(n_c, x_c, n_b, x_b, weight, step)
             gate.observe(w)
             naive.observe(w)
@@ -401,7 +401,7 @@ def test_gate_does_what_it_says(seed: int, burst: float) -> None:
 
 def test_lines_for_a_person() -> None:
     gate = Gate(T)
-    for _ in range(10):
+    for _unused in range(10):
         gate.observe(window(353, 1, 3248, 3, seconds=70))
     lines = gate.verdict(min_over=True).lines("app-1", 2, 4, canary="v2", stable="v1", elapsed=700, limit=900)
     assert lines[0] == "app-1  step 2/4  10 %   WAIT   12 min of 15 min"
@@ -497,7 +497,7 @@ def test_compaction_keeps_sums_and_bad_windows(windows: list[Window]) -> None:
 
 def test_compaction_is_worth_it() -> None:
     traffic = Traffic(1, rps=2)
-    quiet = [traffic.window(50, 0, 0) for _ in range(3600)]
+    quiet = [traffic.window(50, 0, 0) for _unused in range(3600)]
     assert len(compact(quiet)) <= 3, "also when stable has no request in many of the windows"
     assert sum(w.n_b == 0 for w in quiet) > 500
 
@@ -517,16 +517,16 @@ def test_stable_gone_in_mid_release_blocks_nothing() -> None:
     """Its pods are gone, all its requests with them: the record stands in after a few seconds."""
     gate, traffic = Gate(T), Traffic(1)
     feed(gate, traffic, 120, 10, 0, 0)
-    for _ in range(3):
+    for _unused in range(3):
         assert not gate.verdict(min_over=True).stable_silent
         gate.observe(window(10, 0, 0, 0))
     assert gate.verdict(min_over=True).stable_silent
-    for _ in range(3):
+    for _unused in range(3):
         gate.observe(window(100, 50, 0, 0))
     v = gate.verdict(min_over=True)
     assert v.kind == "fail"
     gate = Gate(T)
-    for _ in range(1000):
+    for _unused in range(1000):
         gate.observe(window(5, 0, 1, 0))
         gate.observe(window(6, 0, 0, 0))
     assert not gate.verdict(min_over=True).stable_silent, "little traffic is traffic"
@@ -535,7 +535,7 @@ def test_stable_gone_in_mid_release_blocks_nothing() -> None:
 def test_at_100_percent_the_record_of_stable_counts() -> None:
     """1 % bad is failure after a stable without any, and fine after one that has as many."""
     spotless, traffic = after_release(1, 0.0)
-    second, _ = time_to_fail(spotless, traffic, 100, 0.03, 0.0, 4)
+    second, _unused = time_to_fail(spotless, traffic, 100, 0.03, 0.0, 4)
     assert second < 30
     same, traffic = after_release(2, 0.01, 0.01, seconds=300)
     feed(same, traffic, 900, 100, 0.01, 0.0, 4)
@@ -545,7 +545,7 @@ def test_at_100_percent_the_record_of_stable_counts() -> None:
     assert v.stable_silent
     # Stable's own last requests at 100 % are not part of its record: they come from pods that are on their way out.
     odd, traffic = after_release(2, 0.01, 0.01, seconds=300)
-    for _ in range(900):
+    for _unused in range(900):
         odd.observe(replace(traffic.window(100, 0.01, 0.0, 4), n_b=1, x_b=1))
     assert odd.verdict(min_over=True).tolerance == v.tolerance
 
@@ -634,7 +634,7 @@ def blamed(runs: int, windows: int, weight: int, p_c: float, p_b: float, toleran
     for seed in range(runs):
         gate, traffic = Gate(tolerance), Traffic(1000 + seed)
         feed(gate, traffic, warm, 0, 0.0, p_b, 0)
-        for _ in range(windows):
+        for _unused in range(windows):
             gate.observe(traffic.window(weight, p_c, p_b))
             if gate.proven:
                 found += 1
@@ -689,7 +689,7 @@ def test_pass_at_the_very_limit() -> None:
         found = 0
         for seed in range(40):
             gate, traffic = Gate(tolerance), Traffic(seed)
-            for _ in range(300):
+            for _unused in range(300):
                 gate.observe(traffic.window(weight, p_c, p_b))
                 if gate.evidence()[1] >= -log(0.2):
                     found += 1
@@ -730,12 +730,12 @@ def test_requests_to_pass() -> None:
 
 def test_the_estimate_is_what_comes() -> None:
     gate = Gate(T)
-    for _ in range(30):
+    for _unused in range(30):
         gate.observe(window(10, 0, 90, 1))
     v = gate.verdict(min_over=True)
     assert v.more_requests is not None
     assert v.more_seconds == pytest.approx(v.more_requests / 10)
-    for _ in range(-(-v.more_requests // 10)):
+    for _unused in range(-(-v.more_requests // 10)):
         assert gate.verdict(min_over=True).kind == "wait"
         gate.observe(window(10, 0, 90, 1))
     assert gate.verdict(min_over=True).kind == "pass"
@@ -743,7 +743,7 @@ def test_the_estimate_is_what_comes() -> None:
 
 def test_an_hour_replays_in_well_under_a_second() -> None:
     traffic = Traffic(1)
-    hour = [traffic.window(10, 0.01, 0.01) for _ in range(3600)]
+    hour = [traffic.window(10, 0.01, 0.01) for _unused in range(3600)]
     start = time.process_time()
     judge(hour, T, min_over=True)
     assert time.process_time() - start < 0.8

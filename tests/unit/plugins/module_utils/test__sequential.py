@@ -74,7 +74,7 @@ def test_ratio_vectors(ratio: float, side: Side, burst: float, expected: list[fl
 )
 def test_rate_vectors(limit: float, side: Side, burst: float, expected: list[float]) -> None:
     test, direct, seen = RateTest(limit, side, burst), Stake(), []
-    for n, x, _, _ in WINDOWS:
+    for n, x, _unused, _unused in WINDOWS:
         test.update(n, x)
         direct.win(rate_gains(limit, side, n, x, burst))
         seen.append(test.log_e)
@@ -93,7 +93,7 @@ def test_rate_vectors(limit: float, side: Side, burst: float, expected: list[flo
 def test_split_vectors(share: float, tolerance: float, expected: list[float]) -> None:
     test, seen = SplitTest(share, tolerance), []
     assert test.log_e == 0.0
-    for n_c, _, n_b, _ in WINDOWS:
+    for n_c, _unused, n_b, _unused in WINDOWS:
         test.update(n_c, n_b)
         seen.append(test.log_e)
     assert seen == pytest.approx(expected, abs=1e-7)
@@ -231,7 +231,7 @@ def test_no_room_no_bet(limit: float, side: Side) -> None:
 def test_extreme_counts_stay_finite() -> None:
     for side in ("worse", "better"):
         ratio, rate = RatioTest(1.5, side), RateTest(1e-6, side)
-        for _ in range(3):
+        for _unused in range(3):
             ratio.update(10**12, 10**12, 10**12, 10**12)
             rate.update(10**12, 10**12)
             assert -inf < ratio.log_e < inf
@@ -280,10 +280,10 @@ def test_upper_bound_values() -> None:
 
 def test_upper_bound_holds_at_all_looks() -> None:
     rng, missed, alpha, p = random.Random(5), 0, 0.1, 0.05
-    for _ in range(200):
+    for _unused in range(200):
         n = x = 0
-        for _ in range(80):
-            n, x = n + 10, x + sum(rng.random() < p for _ in range(10))
+        for _unused in range(80):
+            n, x = n + 10, x + sum(rng.random() < p for _unused in range(10))
             if upper_bound(n, x, alpha) < p:
                 missed += 1
                 break
@@ -326,11 +326,11 @@ def test_interval_is_merged_and_narrows() -> None:
 
 def test_interval_holds_at_all_looks() -> None:
     rng, missed, p_b, ratio = random.Random(7), 0, 0.05, 2.0
-    for _ in range(150):
+    for _unused in range(150):
         interval = RatioInterval()
-        for _ in range(40):
-            x_c = sum(rng.random() < p_b * ratio for _ in range(20))
-            x_b = sum(rng.random() < p_b for _ in range(20))
+        for _unused in range(40):
+            x_c = sum(rng.random() < p_b * ratio for _unused in range(20))
+            x_b = sum(rng.random() < p_b for _unused in range(20))
             interval.update(20, x_c, 20, x_b)
             low, high = interval.bounds(alpha=0.2)
             if not low <= ratio <= high:
