@@ -48,6 +48,12 @@ class Answer:
     runs: str | None
 
 
+def has_sidecar(pod: Mapping[str, Any]) -> bool:
+    """Whether a proxy was injected into the pod (a native sidecar is an init container)."""
+    spec = pod["spec"]
+    return any(c["name"] == CONTAINER for c in [*spec["containers"], *(spec.get("initContainers") or [])])
+
+
 def proxy_of(pod: Mapping[str, Any]) -> Proxy | None:
     """The proxy in a pod, or None: no proxy container, or none that has started."""
     status, meta = pod["status"], pod["metadata"]

@@ -52,12 +52,16 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The pods of one version. ``mixed``: they come from more than one pod template (a rollout is under way)."""
+    """The pods of one version. ``mixed``: they come from more than one pod template (a rollout is under way).
+
+    ``meshed``: at least one of them has a sidecar.
+    """
 
     version: Version
     pods: int
     ready: int
     mixed: bool = False
+    meshed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +213,16 @@ def admit(want: Want, state: State) -> Decision:
     if share and not want.adopt:
         return Refuse(
             "refused",
-            f"{state.where} gives {want.canary} {share} % and carries no record: released by somebody else "
-            f"(last written by {state.manager}); set adopt to go on from there, or set its weight to 0",
+            f"{state.where} gives {want.canary} {share} % and carries no record of a running release: released by "
+            f"somebody else (last written by {state.manager}); set adopt to go on from there, or set its weight to 0",
         )
     _fit(canary)
     _fit(stable)
+    if not (canary.meshed or stable.meshed):
+        raise ReleaseError(
+            f"no pod of {want.canary} or {stable.version.name} has an Istio sidecar; weights need them. "
+            "Label the namespace for injection (istio-injection=enabled or istio.io/rev) and restart its workloads"
+        )
     if not share:
         return Start(stable.version, canary.version)
     first = next(i for i, step in enumerate(want.steps) if step.weight >= share)
@@ -227,14 +236,18 @@ def _running(want: Want, state: State, record: Record) -> Decision:
             f"release {record.id} of {record.canary.name} is {record.phase} at {record.weight} % on {state.where}; "
             f"promote or abort it before {want.canary} can be released",
         )
+    return Resume(record, newer_canary(record, state) if want.state == "promoted" else "")
+
+
+def newer_canary(record: Record, state: State) -> str:
+    """What to say when the canary's pods come from another template than the one that is being released, or nothing."""
     canary = state.version(record.canary.name)
-    if want.state == "promoted" and canary.pods and canary.version != record.canary:
-        return Resume(
-            record,
-            f"{record.canary.name} changed in the middle of its release "
-            f"(pod template {record.canary.hash} is now {canary.version.hash}): that is a newer version",
-        )
-    return Resume(record)
+    if not canary.pods or canary.version == record.canary:
+        return ""
+    return (
+        f"{record.canary.name} changed in the middle of its release "
+        f"(pod template {record.canary.hash} is now {canary.version.hash}): that is a newer version"
+    )
 
 
 def _stable(want: Want, state: State, others: Mapping[str, int]) -> str:

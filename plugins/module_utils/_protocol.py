@@ -35,6 +35,10 @@ class Stopped(Exception):
     """Somebody else acts on this release; this run stops and changes nothing."""
 
 
+class Drifted(Stopped):
+    """Somebody else changed the weights between our look and our write; nothing was written."""
+
+
 class Programmed(Protocol):
     """What the proxies run: how many were asked, how many run the intended weights, and who does not."""
 

@@ -34,9 +34,11 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     State,
     Want,
     admit,
+    newer_canary,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
     Conflict,
+    Drifted,
     Lost,
     Orphaned,
     Stopped,
@@ -102,7 +104,8 @@ class Release:
             # Between the passes of one run the lease stays; a run that has ended or failed gives it back at once.
             over = outcome is None or outcome.finished or budget <= 0
             if over and self.world.alive():
-                self._quietly(self.world.release_lease)
+                with contextlib.suppress(Unreachable, Conflict, Lost):  # a lease that is not given back runs out
+                    self.world.release_lease()
         return outcome
 
     def _act(self, decision: Start | Resume | Adopt, state: State) -> Outcome:
@@ -207,6 +210,8 @@ class Release:
             now = self.world.now()
             if verdict.kind == "fail":
                 return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
+            if newer := newer_canary(record, state):
+                return self._abort(record, newer)
             if drifted:
                 return self._hold(record, drifted)
             fit = state.version(record.canary.name).ready > 0
@@ -217,8 +222,9 @@ class Release:
                 if self.want.until_step is not None and record.step + 1 >= self.want.until_step:
                     self._save(force=True)
                     return self._outcome(PROGRESSING, f"waits after step {self._step(record)}", record=record)
-                record = self._next(record)
-                written, confirmed_at = self.world.now(), None
+                with contextlib.suppress(Drifted):  # the next look sees it, and holds
+                    record = self._next(record)
+                    written, confirmed_at = self.world.now(), None
                 continue
             if now - record.since > self.want.max_wait:
                 return self._inconclusive(record, verdict, confirmed_at is not None)
@@ -384,7 +390,7 @@ class Release:
             if state.record != expect and not (force and (state.record is None or state.record.id == record.id)):
                 raise Stopped(self._taken_over(state, record))
             if drifted and not force:
-                raise Stopped(drifted)
+                raise Drifted(drifted)
             if not self.world.alive():
                 raise Orphaned
             try:
@@ -469,11 +475,6 @@ class Release:
             f"canary {sum(w.x_c for w in windows):,} bad of {sum(w.n_c for w in windows):,}, "
             f"stable {sum(w.x_b for w in windows):,} bad of {sum(w.n_b for w in windows):,}"
         )
-
-    @staticmethod
-    def _quietly(action: Callable[[], None]) -> None:
-        with contextlib.suppress(Unreachable, Conflict, Lost):
-            action()  # an unreleased lease runs out by itself
 
     def _outcome(
         self,

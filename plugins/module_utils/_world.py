@@ -15,7 +15,7 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _record, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh, Proxy
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh, Proxy, has_sidecar
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, State, Workload
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, Record, Version
@@ -62,8 +62,7 @@ def reading() -> Iterator[None]:
     except NoAnswer as error:
         raise Unreachable(str(error)) from None
     except ApiError as error:
-        hint = "; the account that runs this needs that permission" if error.status in (401, 403) else ""
-        raise ReleaseError(f"{error}{hint}") from None
+        raise ReleaseError(str(error)) from None
     except (_routes.RouteError, _record.RecordError) as error:
         raise ReleaseError(str(error)) from None
 
@@ -94,7 +93,9 @@ def find_virtual_service(cluster: Cluster, namespace: str, host: str, name: str 
     if name:
         found = cluster.get(NETWORKING, namespace, "virtualservices", name)
         if found is None:
-            raise ReleaseError(f"VirtualService {namespace}/{name} does not exist")
+            raise ReleaseError(
+                f"VirtualService {namespace}/{name} does not exist; deploy it, or mend namespace and name"
+            )
         return found
     serving = [vs for vs in cluster.select(NETWORKING, namespace, "virtualservices") if _routes.serves(vs, host)]
     if len(serving) != 1:
@@ -155,7 +156,10 @@ def workloads(service: Service, pods: Sequence[Mapping[str, Any]]) -> dict[str, 
             any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
             for pod in mine
         )
-        found[name] = Workload(Version(name, hashes[-1] if hashes else ""), len(mine), ready, len(set(hashes)) > 1)
+        meshed = not mine or any(has_sidecar(pod) for pod in mine)
+        found[name] = Workload(
+            Version(name, hashes[-1] if hashes else ""), len(mine), ready, len(set(hashes)) > 1, meshed
+        )
     return found
 
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A simulated World: one service under load, without a cluster, with a clock that only ``sleep`` moves.
 
-``Mesh`` is what outlives a run: the route object, pods, proxies' counters, evidence, lease. ``Runner`` is one run's view
+``Mesh`` is what outlives a run: route object, pods, proxies' counters, evidence, lease. ``Runner`` is one run's view
 of it, and implements the World protocol of ``_release``. Faults are injected at the runner: killed before or after its
 n-th write, an answer lost although the write happened, an API server that is away, a conflict.
 """
@@ -137,6 +137,7 @@ class Runner:
         self.count = 0
         self.dead = self.orphan = False
         self.said: list[str] = []
+        self.before_write: Callable[[int], None] = lambda _number: None
 
     def _live(self) -> None:
         if self.dead:
@@ -150,6 +151,7 @@ class Runner:
     def _before_write(self) -> None:
         self._reach()
         self.count += 1
+        self.before_write(self.count)
         if self.count == self.kill_before:
             self.dead = True
             raise Killed

@@ -224,6 +224,30 @@ def test_canary_changed_in_mid_release_is_taken_back() -> None:
     assert "h9" in outcome.text
 
 
+def test_canary_changed_while_it_is_watched_is_taken_back() -> None:
+    mesh = Mesh(29, steady(0.0), steady(0.0))
+    began = mesh.time
+
+    def rate(time: float) -> float:
+        if time > began + 8:
+            mesh.hashes["v2"] = "h9"
+        return 0.0
+
+    mesh.rates["v2"] = rate
+    outcome = Runner(mesh).run(WANT)
+    assert outcome.phase == "aborted"
+    assert mesh.time < began + 12
+
+
+def test_drift_between_look_and_write_is_held_not_overwritten() -> None:
+    mesh = Mesh(31, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    runner.before_write = lambda number: mesh.set_by_hand("kubectl", v1=70, v2=30) if number == 5 else None
+    outcome = runner.run(WANT)
+    assert (outcome.phase, mesh.weights["v2"]) == ("held", 30)
+    assert "v2 30" in outcome.text
+
+
 def test_canary_without_pods_is_taken_back() -> None:
     mesh = Mesh(16, steady(0.0), steady(0.0), rps=0.0)
     runner = Runner(mesh)
