@@ -43,6 +43,11 @@ def test_the_changelog_is_of_this_version() -> None:
     assert f"\nv{newest}\n" in (CHECKOUT / "CHANGELOG.rst").read_text("utf-8")
 
 
+def test_the_changelog_names_every_module() -> None:
+    releases = load("changelogs", "changelog.yaml")["releases"].values()
+    assert sorted(module["name"] for release in releases for module in release.get("modules", [])) == MODULES
+
+
 def test_the_action_group_lists_every_module() -> None:
     group = load("meta", "runtime.yml")["action_groups"]["istio"]
     assert sorted(member for member in group if isinstance(member, str)) == MODULES
