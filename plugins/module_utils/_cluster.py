@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -72,7 +74,9 @@ class Cluster:
             configuration = _create_configuration(_create_auth_spec(module))
             self._headers = {str(k): v for k, v in _create_headers(module).items()}
         except Exception as error:  # noqa: BLE001 - parsers and credential plugins raise whatever their authors liked
-            raise ApiError(0, f"cannot use the cluster's access options: {_first_line(error)}") from None
+            raise ApiError(
+                0, f"cannot use the cluster's access options: {_first_line(error)}{_kubeconfig(module)}"
+            ) from None
         self._configuration = configuration
         self._pool = kubernetes_client.ApiClient(configuration).rest_client.pool_manager
         self._admins: dict[tuple[str, str], _Admin] = {}
@@ -103,14 +107,21 @@ class Cluster:
                 retries=False,
             )
         except urllib3.exceptions.HTTPError as error:
-            raise NoAnswer(f"{self._configuration.host} does not answer: {_first_line(error)}") from None
+            raise NoAnswer(f"{self._configuration.host} does not answer: {_reason(error)}") from None
         self._set_clock(answer.headers.get("Date"))
         data = _json(answer.data)
         if answer.status in (429, 502, 503, 504):
             raise NoAnswer(f"{self._configuration.host} answers {answer.status} to {method} {path}")
         if answer.status >= 400:
             text = data.get("message") if isinstance(data, dict) else None
-            raise ApiError(answer.status, f"{method} {path}: {text or answer.reason or answer.status}")
+            text = text or answer.reason or str(answer.status)
+            if answer.status == 403:
+                raise ApiError(403, f"{text}; give the account that runs this that permission")
+            if answer.status == 401:
+                raise ApiError(
+                    401, f"{self._configuration.host} does not accept the account ({text}); renew its access"
+                )
+            raise ApiError(answer.status, f"{method} {path}: {text}")
         return data
 
     def get(self, group_version: str, namespace: str, plural: str, name: str) -> dict[str, Any] | None:
@@ -266,6 +277,21 @@ def _json(data: bytes) -> Any:
         return json.loads(data) if data else {}
     except ValueError:
         return {"message": data[:200].decode(errors="replace")}
+
+
+def _kubeconfig(module: Any) -> str:
+    """Which file was read for the access options; the client's own messages do not name it."""
+    given = module.params.get("kubeconfig")
+    if isinstance(given, dict):
+        return ""
+    path = given or os.environ.get("K8S_AUTH_KUBECONFIG") or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    return f" (kubeconfig {path}); mend it, or give host and api_key"
+
+
+def _reason(error: BaseException) -> str:
+    """Why a connection failed, without the names of the objects that failed."""
+    noise = r"^((<[^>]*>|\w+\([^)]*\)): )?(Failed to establish a new connection: )?"
+    return re.sub(noise, "", _first_line(error))
 
 
 def _first_line(error: BaseException) -> str:

@@ -47,12 +47,14 @@ def one_line_errors(module: AnsibleModule, **more: Any) -> Iterator[None]:
     """Ends the module with the text of an error that is meant for a person, and ``more``. Others keep a traceback."""
     try:
         yield
-    except (ReleaseError, RouteError, RecordError, Stopped, Unreachable, Conflict, Lost) as error:
+    except (ReleaseError, RouteError, RecordError, Stopped, Conflict, Lost) as error:
         module.fail_json(msg=str(error), **more)
     except Orphaned:
         module.fail_json(msg="the process that this run works for is gone; nothing more was written", **more)
-    except (_cluster.ApiError, _cluster.NoAnswer) as error:
+    except _cluster.ApiError as error:
         module.fail_json(msg=str(error), **more)
+    except (Unreachable, _cluster.NoAnswer) as error:
+        module.fail_json(msg=f"{error}; mend host or kubeconfig, or run it again when it answers", **more)
 
 
 def tolerance(analysis: Mapping[str, Any]) -> Tolerance:

@@ -214,7 +214,7 @@ def admit(want: Want, state: State) -> Decision:
         return Refuse(
             "refused",
             f"{state.where} gives {want.canary} {share} % and carries no record of a running release: released by "
-            f"somebody else (last written by {state.manager}); set adopt to go on from there, or set its weight to 0",
+            f"somebody else (last writer {state.manager}); set adopt to go on from there, or set its weight to 0",
         )
     _fit(canary)
     _fit(stable)

@@ -23,7 +23,7 @@ Process: TypeAlias = "dict[str, str | int]"
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="ascii").strip()
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()  # a process may have any name
     except OSError:
         return ""
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ def whole_weights(given: Mapping[str, Any]) -> dict[str, int]:
     """Weights from YAML or Jinja: whole numbers, also as text. Raises RouteError."""
     weights = {}
     for subset, value in given.items():
-        number = isinstance(value, str) and value.strip().lstrip("-").isdigit()
+        number = isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value.strip())
         weights[str(subset)] = int(value) if number else value
     _routes.check_weights(weights)
     return weights
@@ -51,10 +52,11 @@ def set_weights(cluster: Cluster, wish: Wish, check_mode: bool) -> dict[str, Any
     """The module's result. Raises ReleaseError, one line, before anything is written or when a proxy lags behind."""
     began = time.monotonic()
     try:
-        result, obj, route = _set(cluster, wish, check_mode)
+        mesh = Mesh(cluster) if wish.verify and not check_mode else None
+        result, obj, route = _set(cluster, wish, check_mode, mesh)
         result["proxies"] = {"asked": 0, "programmed": 0, "lagging": []}
-        if wish.verify and not check_mode:
-            result["proxies"] = _verify(cluster, obj, route, wish.verify_timeout)
+        if mesh:
+            result["proxies"] = _verify(cluster, mesh, obj, route, wish.verify_timeout)
     except NoAnswer as error:
         raise ReleaseError(f"{error}; run it again: it writes only what is still missing") from None
     except (ApiError, _routes.RouteError) as error:
@@ -63,8 +65,10 @@ def set_weights(cluster: Cluster, wish: Wish, check_mode: bool) -> dict[str, Any
     return result
 
 
-def _set(cluster: Cluster, wish: Wish, check_mode: bool) -> tuple[dict[str, Any], Mapping[str, Any], _routes.HttpRoute]:
-    for _attempt in range(WRITE_TRIES):
+def _set(
+    cluster: Cluster, wish: Wish, check_mode: bool, mesh: Mesh | None
+) -> tuple[dict[str, Any], Mapping[str, Any], _routes.HttpRoute]:
+    for attempt in range(WRITE_TRIES):
         obj = find_virtual_service(cluster, wish.namespace, "", wish.name)
         route = _routes.find_route(obj, list(wish.weights), wish.route)
         before = route.weights()
@@ -72,6 +76,8 @@ def _set(cluster: Cluster, wish: Wish, check_mode: bool) -> tuple[dict[str, Any]
         patch = _routes.weight_patch(obj, route, wish.weights)
         if patch:
             _check_subsets(cluster, obj, route, wish.weights)
+            if mesh and not attempt:
+                _check_clients(cluster, mesh, obj, route, wish.verify_timeout)
         result = {
             "changed": bool(patch),
             "before": before,
@@ -105,18 +111,41 @@ def _check_subsets(
     for host in set(wanted.values()):
         parts = host.split(".")
         place = parts[1] if len(parts) > 2 and parts[2] == "svc" else namespace
-        known = {
-            subset["name"]
-            for rule in cluster.select(NETWORKING, place, "destinationrules")
-            if _routes.full_host(rule["spec"].get("host", ""), place) == host
-            for subset in rule["spec"].get("subsets") or []
-        }
+        known = _subsets(cluster, host, place) or _subsets(cluster, host, "")
         missing = sorted(s for s, h in wanted.items() if h == host and s and s not in known)
-        if known and missing:
+        if missing:
             raise ReleaseError(
-                f"no subset {', '.join(missing)} for {host} in the DestinationRules of namespace {place}; "
-                f"there are: {', '.join(sorted(known))}"
+                f"no DestinationRule has subset {', '.join(missing)} for {host}, its requests would be answered with "
+                f"503; add it first. There are: {', '.join(sorted(known)) or 'no subsets'}"
             )
+
+
+def _subsets(cluster: Cluster, host: str, namespace: str) -> set[str]:
+    """Subsets of the full host by the rules of a namespace, or of all of them: a rule may stand at its clients."""
+    found = set()
+    for rule in cluster.select(NETWORKING, namespace, "destinationrules"):
+        spec = rule["spec"]
+        rule_host = _routes.full_host(spec.get("host", ""), rule["metadata"].get("namespace", namespace))
+        if rule_host == host or (rule_host.startswith("*") and host.endswith(rule_host[1:])):
+            found |= {subset["name"] for subset in spec.get("subsets") or []}
+    return found
+
+
+def _check_clients(
+    cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.HttpRoute, timeout: float
+) -> None:
+    """Before the write: weights act in the clients' proxies, so at least one has to have the route."""
+    deadline = time.monotonic() + timeout
+    mesh.refresh()
+    ports = _ports(cluster, obj, route)
+    while not any(answer.runs is not None for answer in mesh.lagging(ports, obj, route).values()):
+        if not mesh.proxies or time.monotonic() > deadline:
+            there = f"none of {len(mesh.proxies)} sees it (exportTo, gateways)" if mesh.proxies else "none is there"
+            raise ReleaseError(
+                f"no proxy in the mesh runs a route of {_routes.describe(obj)}: {there}; nothing was written. A client "
+                "without a sidecar ignores weights: label its namespace for injection, restart it, or use verify: none"
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def _running(obj: Mapping[str, Any]) -> list[str]:
@@ -142,8 +171,9 @@ def _ports(cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute) -
     return ports
 
 
-def _verify(cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute, timeout: float) -> dict[str, Any]:
-    mesh = Mesh(cluster)
+def _verify(
+    cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.HttpRoute, timeout: float
+) -> dict[str, Any]:
     mesh.refresh()
     ports = _ports(cluster, obj, route)
     deadline = time.monotonic() + timeout
