@@ -20,6 +20,11 @@ SYSCTLS = ("kernel/panic", "kernel/panic_on_oops", "vm/overcommit_memory", "vm/p
            "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
            "fs/inotify/max_user_instances", "fs/inotify/max_user_watches")  # fmt: skip
 
+PROGRAMS = re.compile(
+    r"^(docker.*|containerd.*|runc|kind|kube.*|etcd|coredns|pause|systemd.*|nsenter|ctr|helm|pilot.*|envoy|prometheus|"
+    r"metrics-server|hello|client|fortio|unshare)$"
+)
+
 
 def _text(path: Path) -> str:
     try:
@@ -53,10 +58,11 @@ def processes() -> dict[tuple[int, str], int]:
     return found
 
 
-def new_processes(before: dict[tuple[int, str], int], name: str, data: Path) -> list[str]:
+def new_processes(before: dict[tuple[int, str], int], name: str, cache: Path, data: Path) -> list[str]:
     """Processes that were not there before and whom nobody looks after: their line of parents is new up to init.
 
-    What a process that was there before starts meanwhile (an editor, a test) is not counted, nor is another lab's.
+    Counted are those that have the lab's name or cache somewhere about them, and all that run a program such as the lab
+    runs, unless they speak of another lab: the rest of a machine goes on working meanwhile.
     """
     now = processes()
     starts = dict(now.keys())
@@ -70,7 +76,9 @@ def new_processes(before: dict[tuple[int, str], int], name: str, data: Path) -> 
         if above > 1:
             continue
         told = [_text(Path(f"/proc/{pid}/{part}")) for part in ("environ", "cgroup", "cmdline")]
-        if not any(_foreign(text, name, data) for text in told):
+        ours = any(name in text or str(cache) in text for text in told)
+        known = PROGRAMS.search(_text(Path(f"/proc/{pid}/comm")).strip())
+        if ours or (known and not any(_foreign(text, name, data) for text in told)):
             left.append(f"{pid} {told[2].replace(chr(0), ' ')[:120]}")
     return left
 

@@ -45,7 +45,7 @@ class Own:
 
     def lab(self, *words: str, code: int = 0, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [str(LAB), *words], env=self.env | (env or {}), text=True, check=False, capture_output=True, timeout=400
+            [str(LAB), *words], env=self.env | (env or {}), text=True, check=False, capture_output=True, timeout=900
         )
         assert done.returncode == code, f"lab {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
@@ -85,10 +85,10 @@ def nothing_left(own: Own) -> Iterator[None]:
     """Take a census before and after the test, which has to end with `down`."""
     before, processes, sockets = own.state(), census.processes(), census.shim_sockets()
     yield
-    after, left = own.state(), census.new_processes(processes, own.name, MAIN.data)
+    after, left = own.state(), census.new_processes(processes, own.name, own.cache, MAIN.data)
     if left:  # what has just been started by somebody else ends soon
         time.sleep(3)
-        left = [one for one in census.new_processes(processes, own.name, MAIN.data) if one in left]
+        left = [one for one in census.new_processes(processes, own.name, own.cache, MAIN.data) if one in left]
     assert left == []
     for what, lines in before.items():
         assert sorted(set(after[what]) - set(lines)) == [], f"{what}: left behind"

@@ -304,7 +304,7 @@ def _addons(cluster: Cluster) -> None:
         )
 
 
-def _rollouts(cluster: Cluster, seconds: float = 120) -> None:
+def _rollouts(cluster: Cluster, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     for namespace, name in ROLLOUTS:
         left = max(end - time.monotonic(), 1)

@@ -174,7 +174,8 @@ def _build(places: Places, program: Program, log: Path, tick: Tick) -> None:
         *program.packages,
     ]
     try:
-        logged(command, log, f"go build of {program.name}", env=go_environment(go), cwd=GO / program.module, tick=tick)
+        env = go_environment(go) | {"GOTMPDIR": str(beside)}
+        logged(command, log, f"go build of {program.name}", env=env, cwd=GO / program.module, tick=tick)
     except LabError as exc:
         if re.search(r"no space left on device", log.read_text(errors="replace")[-4000:]):
             raise LabError(f"go build of {program.name}: the disk is full", log) from exc
