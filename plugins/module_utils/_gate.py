@@ -209,7 +209,6 @@ class Gate:
     def _canary(self, w: Window) -> None:
         if self._onset != (w.step, w.weight):
             if self._onset is not None:
-                self._settle()
                 self._fail.restart(STEP_SHARE)
                 self._since = 0
             self._onset = (w.step, w.weight)

@@ -33,6 +33,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._sequential impo
     rate_gains,
     upper_bound,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._verdict import odds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -432,6 +433,26 @@ def test_lines_of_each_verdict() -> None:
     assert never.lines("a", 1, 1, canary="v2")[2] == (
         "  next     if v2 goes on like this it will not pass: its rate is not below 0.5 %"
     )
+
+
+def test_a_failure_shows_the_counts_of_the_release() -> None:
+    v = judge([window(500, 0, 4500, 0), window(10, 10, 30, 0, weight=25, step=2)], T, min_over=True)
+    assert "canary 10 of 510 (2 %)   stable 0 of 4,530 (0 %)" in v.lines("app-1", 2, 4)[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1, "1 : 1"),
+        (1.39, "1.3 : 1"),
+        (99.9, "99 : 1"),
+        (100, "100 : 1"),
+        (1 / 40.5, "1 : 40"),
+        (1e8, ">1,000,000 : 1"),
+    ],
+)
+def test_odds_are_never_rounded_up(value: float, text: str) -> None:
+    assert odds(log(value)) == text
 
 
 def test_dict_is_plain_json() -> None:
