@@ -1,0 +1,188 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Releases under load, again and again, counted by the clients; writes docs/results/soak-<date>.json and .txt.
+
+Exit code 0 only if every run of every case came out as it has to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from ansible_collections.progressive.istio.tests.demo.clients import Clients
+from ansible_collections.progressive.istio.tests.demo.stage import (
+    CHECKOUT,
+    Json,
+    Stage,
+    StageError,
+    enter,
+    entered,
+    inside,
+    machine,
+    prepare,
+    versions,
+)
+from ansible_collections.progressive.istio.tests.soak.cases import (
+    article,
+    broken_first,
+    broken_last,
+    naive,
+    release,
+)
+from ansible_collections.progressive.istio.tests.soak.kills import killed
+from ansible_collections.progressive.istio.tests.soak.windows import windows
+
+MODULE = "ansible_collections.progressive.istio.tests.soak.soak"
+Case = Callable[[Stage, Clients], Json]
+ONCE = ("windows", "article")  # cases that take long: fewer runs unless they are named
+CASES: dict[str, tuple[str, Case]] = {
+    "release": ("v1 -> v2 to 100 %, run again", release),
+    "naive": ("the same by plain apply and scale-down, for comparison", naive),
+    "kill-playbook": ("SIGKILL of ansible-playbook alone", partial(killed, whole_tree=False)),
+    "kill-tree": ("SIGKILL of its whole process tree", partial(killed, whole_tree=True)),
+    "broken-5-first": ("v3 with 5 % errors, first step", partial(broken_first, rate=0.05)),
+    "broken-100-first": ("v3 with 100 % errors, first step", partial(broken_first, rate=1.0)),
+    "broken-5-last": ("v3 turns to 5 % errors at 100 %", partial(broken_last, rate=0.05)),
+    "broken-100-last": ("v3 turns to 100 % errors at 100 %", partial(broken_last, rate=1.0)),
+    "windows": ("evidence against the clients' counts", windows),
+    "article": ("90/10, and the autoscalers under 200 a second", article),
+}
+
+
+def one_run(stage: Stage, name: str) -> Json:
+    """A run of a case; what breaks it is a result, too."""
+    began = time.time()
+    head: Json = {"case": name, "began": time.strftime("%H:%M:%S", time.gmtime(began)), "load": os.getloadavg()[0]}
+    with Clients(stage) as clients:
+        try:
+            found = CASES[name][1](stage, clients)
+        except StageError as error:
+            found = {"wrong": [f"did not come to its end: {error}"]}
+    return {**head, "seconds": round(time.time() - began, 1), **found}
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """min / median / max of the numbers that are there."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{min(known):.4g} / {statistics.median(known):.4g} / {max(known):.4g}"
+
+
+def summary(runs: Sequence[Json], head: Sequence[str]) -> str:
+    """The table of a result: one line for each case, then what was not as it has to be."""
+    lines = [*head, "", f"{'case':<20}{'runs':>5}{'good':>5}{'sent':>9}{'lost':>7}   what"]
+    for name, (what, _case) in CASES.items():
+        mine = [run for run in runs if run["case"] == name]
+        if not mine:
+            continue
+        good = sum(not run["wrong"] for run in mine)
+        counted = [run["clients"] for run in mine if "clients" in run]
+        sent, lost = sum(c["sent"] for c in counted), sum(c["lost"] for c in counted)
+        lines.append(f"{name:<20}{len(mine):>5}{good:>5}{sent:>9,}{lost:>7,}   {what}")
+    lines += ["", "min / median / max over the runs", *details(runs)]
+    wrong = [f"  {run['case']} {run['began']}: {text}" for run in runs for text in run["wrong"]]
+    return "\n".join([*lines, "", "not as it has to be:", *(wrong or ["  nothing"])]) + "\n"
+
+
+def details(runs: Sequence[Json]) -> list[str]:
+    """Numbers of those cases that have more than sent and lost."""
+    lines = []
+    for name in CASES:
+        mine = [run for run in runs if run["case"] == name and "clients" in run]
+        if not mine:
+            continue
+        for key, text in (
+            ("failed_answers", "failed answers until v3 had weight 0"),
+            ("first_bad_to_verdict", "s from the first bad answer to the verdict"),
+            ("verdict_to_weight_0", "s from the verdict to weight 0 in all proxies"),
+            ("first_bad_to_last_answer", "s from the first bad answer to v3's last"),
+            ("processes_gone_after", "s until the killed run's processes had ended"),
+            ("difference", "answers that the windows do not have"),
+            ("at_most_unseen", "of them, those of ended pods and proxies at most"),
+            ("share_v1", "share of v1"),
+        ):
+            if key in mine[0]:
+                lines.append(f"  {name:<20}{spread([run[key] for run in mine]):<28}{text}")
+        if name == "naive":
+            lines.append(f"  {name:<20}{spread([run['clients']['lost'] for run in mine]):<28}requests lost")
+        if name == "article":
+            lines.append(
+                f"  {name:<20}replicas {mine[-1]['replicas']}, use in percent of the request {mine[-1]['use']}"
+            )
+        if name == "windows":
+            lines.append(f"  {name:<20}windows {mine[-1]['windows']}, clients {mine[-1]['answers']}")
+    return lines
+
+
+def write(path: Path, runs: Sequence[Json], head: Sequence[str]) -> str:
+    """Raw counts as JSON, one run a line, and the table beside them. Returns the table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = ",\n".join(json.dumps(run, sort_keys=True) for run in runs)
+    path.with_suffix(".json").write_text(
+        '{"head": ' + json.dumps(list(head)) + ', "runs": [\n' + rows + "\n]}\n", "utf-8"
+    )
+    text = summary(runs, head)
+    path.with_suffix(".txt").write_text(text, "utf-8")
+    return text
+
+
+def soak(names: Sequence[str], times: int, path: Path, named: bool) -> bool:
+    """Run the cases in turn, and write the result after every run. Whether all is good."""
+    runs: list[Json] = []
+    text = ""
+    with entered() as stage:
+        stage.played("install", "-e", f"@{os.environ['LAB_VARS']}")
+        stage.played("deploy")
+        head = [
+            f"Soak of {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC",
+            versions(stage),
+            f"at its start: {machine()}",
+        ]
+        with contextlib.suppress(KeyboardInterrupt):
+            for number in range(times):
+                for name in names:
+                    if name in ONCE and number and not named:
+                        continue
+                    runs.append(one_run(stage, name))
+                    last = runs[-1]
+                    verdict = "; ".join(last["wrong"]) or "good"
+                    print(f"{number + 1}/{times}  {name:<18} {last['seconds']:>6.0f} s  {verdict}", flush=True)
+                    text = write(path, runs, head)
+            print(text)
+    return bool(runs) and not any(run["wrong"] for run in runs)
+
+
+def main() -> int:
+    """Outside of the cluster's network: make the cluster, then go on inside."""
+    parser = argparse.ArgumentParser(prog="tests/soak/run", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cluster", default="soak", help="which cluster of the lab (default: %(default)s); it is made")
+    parser.add_argument("--runs", type=int, default=5, help="how often each case runs (default: %(default)s, an hour)")
+    parser.add_argument("--case", action="append", choices=CASES, help="only this one (may be repeated)")
+    parser.add_argument("--output", type=Path, help="default: docs/results/soak-<date>")
+    arguments = parser.parse_args()
+    path = arguments.output or CHECKOUT / "docs" / "results" / f"soak-{time.strftime('%Y-%m-%d', time.gmtime())}"
+    try:
+        if not inside():
+            prepare(arguments.cluster, lambda line: print(line, flush=True))
+            enter(arguments.cluster, MODULE, sys.argv[1:])
+        good = soak(arguments.case or list(CASES), arguments.runs, path, bool(arguments.case))
+    except StageError as error:
+        print(f"soak: {error}", file=sys.stderr)
+        return 1
+    print(f"tests/lab/lab --cluster {inside()} down  removes the cluster")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
