@@ -197,39 +197,6 @@ class RateTest:
         return self.stake.log_e
 
 
-class SplitTest:
-    """Evidence that the canary's share of requests is not within `tolerance` of `share` (both 0..1).
-
-    A Beta(k share, k (1 - share)) mixture over the best likelihood inside the band (universal inference, Wasserman,
-    Ramdas, Balakrishnan, PNAS 2020); without a band it is the sample ratio test of Lindon and Malek (NeurIPS 2022).
-    Not defined for a share of 0 or 1: there a single request decides.
-    """
-
-    __slots__ = ("_a", "_b", "_high", "_low", "n_b", "n_c")
-
-    def __init__(self, share: float, tolerance: float = 0.0, k: float = 20.0) -> None:
-        if not 0.0 < share < 1.0:
-            raise ValueError(f"share: expected a number between 0 and 1, got {share}")
-        self._a, self._b = k * share, k * (1.0 - share)
-        self._low, self._high = max(share - tolerance, 0.0), min(share + tolerance, 1.0)
-        self.n_c = self.n_b = 0
-
-    def update(self, n_c: int, n_b: int) -> None:
-        """Take in the requests of canary and stable."""
-        self.n_c += n_c
-        self.n_b += n_b
-
-    @property
-    def log_e(self) -> float:
-        """The logarithm ln E."""
-        x, y = self.n_c, self.n_b
-        if x + y == 0:
-            return 0.0
-        best = min(max(x / (x + y), self._low), self._high)
-        null = (x * log(best) if x else 0.0) + (y * log(1.0 - best) if y else 0.0)
-        return _log_beta(self._a + x, self._b + y) - _log_beta(self._a, self._b) - null
-
-
 def _log_beta(a: float, b: float) -> float:
     return lgamma(a) + lgamma(b) - lgamma(a + b)
 

@@ -16,7 +16,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._sequential impo
     RatioInterval,
     RatioTest,
     Side,
-    SplitTest,
     Stake,
     log_grid,
     log_mean,
@@ -80,23 +79,6 @@ def test_rate_vectors(limit: float, side: Side, burst: float, expected: list[flo
         seen.append(test.log_e)
         assert direct.log_e == pytest.approx(test.log_e)
     assert seen == pytest.approx(expected, abs=1e-8)
-
-
-@pytest.mark.parametrize(
-    ("share", "tolerance", "expected"),
-    [
-        (0.1, 0.0, [-0.930663265, -1.177254025, -1.42198661, 72.409810405, 95.411397954]),
-        (0.1, 0.01, [-0.930663265, -1.285230474, -1.44032526, 57.01324319, 76.872821583]),
-        (0.5, 0.05, [20.975829575, 45.742294312, 75.942722078, 149.24278425, 142.223568266]),
-    ],
-)
-def test_split_vectors(share: float, tolerance: float, expected: list[float]) -> None:
-    test, seen = SplitTest(share, tolerance), []
-    assert test.log_e == 0.0
-    for n_c, _unused, n_b, _unused in WINDOWS:
-        test.update(n_c, n_b)
-        seen.append(test.log_e)
-    assert seen == pytest.approx(expected, abs=1e-7)
 
 
 def test_restart_vectors() -> None:
@@ -180,33 +162,6 @@ def test_clusters_need_their_burst() -> None:
 
     assert max(means(3.0)) <= 1 + 1e-9
     assert min(means(1.0)) > 1
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_split_is_exact(share: float) -> None:
-    for n in (1, 7):
-        mean = 0.0
-        for x in range(n + 1):
-            test = SplitTest(share)
-            test.update(x, n - x)
-            mean += binomial(n, share, x) * exp(test.log_e)
-        assert mean == pytest.approx(1.0)
-
-
-def test_split_inside_its_band() -> None:
-    for true in (0.45, 0.5, 0.55):
-        mean = 0.0
-        for x in range(13):
-            test = SplitTest(0.5, 0.05)
-            test.update(x, 12 - x)
-            mean += binomial(12, true, x) * exp(test.log_e)
-        assert mean <= 1 + 1e-9
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_split_is_not_defined_at_the_ends(share: float) -> None:
-    with pytest.raises(ValueError, match="share: expected a number between 0 and 1, got"):
-        SplitTest(share)
 
 
 # ---------------------------------------------------------------- windows that say nothing
