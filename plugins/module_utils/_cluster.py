@@ -205,7 +205,7 @@ class Cluster:
                 headers={k.lower(): v for k, v in self._auth_headers().items()},
             )
         except OpenApiException as error:  # the client wraps everything in it, even KeyboardInterrupt
-            raise NoAnswer(f"no port-forward to {namespace}/{pod}: {_first_line(error)}") from None
+            raise NoAnswer(f"no port-forward to {namespace}/{pod}: {_handshake(error)}") from None
 
 
 class _Admin:
@@ -292,6 +292,12 @@ def _reason(error: BaseException) -> str:
     """Why a connection failed, without the names of the objects that failed."""
     noise = r"^((<[^>]*>|\w+\([^)]*\)): )?(Failed to establish a new connection: )?"
     return re.sub(noise, "", _first_line(error))
+
+
+def _handshake(error: BaseException) -> str:
+    """Why a WebSocket was refused: the status, without the headers that the client puts behind it."""
+    found = re.search(r"Handshake status (\d+ [\w ]*\w)", str(error))
+    return found[1] if found else _reason(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import H
 CONTAINER = "istio-proxy"
 SELECTOR = "service.istio.io/canonical-name"  # the injector puts it on every sidecar and gateway
 PARALLEL = 16
+SILENT = "does not tell"
 
 T = TypeVar("T")
 
@@ -110,7 +111,7 @@ class Mesh:
             if isinstance(answer, Answer):
                 answers[proxy.uid] = answer if proxy.should_answer or not answer.runs else Answer(proxy.name, None)
             elif proxy.should_answer:
-                answers[proxy.uid] = Answer(proxy.name, f"does not tell: {answer}")
+                answers[proxy.uid] = Answer(proxy.name, f"{SILENT}: {answer}")
         return answers
 
     def counters(

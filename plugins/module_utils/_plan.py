@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance, Verdict
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
@@ -237,6 +237,22 @@ def _running(want: Want, state: State, record: Record) -> Decision:
             f"promote or abort it before {want.canary} can be released",
         )
     return Resume(record, newer_canary(record, state) if want.state == "promoted" else "")
+
+
+def require_clients(state: State, look: Look) -> None:
+    """Raise ReleaseError when no proxy could be read: weights act in the clients' proxies, and nowhere else."""
+    if look.proxies:
+        return
+    if look.unread:
+        why = "; ".join(sorted(look.unread.values())[:2])
+        raise ReleaseError(
+            f"none of the {len(look.unread)} proxies of the mesh could be read, for example {why}. "
+            "The account that runs this needs get and create on pods/portforward"
+        )
+    raise ReleaseError(
+        f"no pod in the mesh has a sidecar that routes to {state.service}; a client without a sidecar ignores weights: "
+        "label its namespace for injection and restart it"
+    )
 
 
 def newer_canary(record: Record, state: State) -> str:

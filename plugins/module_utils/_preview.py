@@ -14,11 +14,11 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Adopt,
     Done,
     Refuse,
-    ReleaseError,
     Resume,
     State,
     Want,
     admit,
+    require_clients,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
@@ -56,19 +56,15 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         writes = [record, *_rest(record, now)]
         share = state.weight_of(record.canary.name)
         text = f"would release {record.canary.name} (now {share} %) against {record.stable.name}"
-    rate, proxies = _rate(world)
-    if not proxies:
-        raise ReleaseError(
-            f"no client proxy could be read: no pod in the mesh has a sidecar that routes to {state.service}; "
-            "a client without a sidecar ignores weights"
-        )
+    rate, look = _rate(world)
+    require_clients(state, look)
     return {
         "phase": "planned",
         "changed": bool(writes),
         "msg": text,
         "release_id": record.id,
         "requests_per_second": round(rate, 1),
-        "client_proxies": proxies,
+        "client_proxies": len(look.proxies),
         "plan": [_line(world, state, want, written, rate) for written in writes],
         "diff": _diff(world, state, writes[0]) if writes else {},
     }
@@ -80,13 +76,13 @@ def _rest(record: Record, now: float) -> list[Record]:
     return [*later, (later or [record])[-1].ended(PROMOTED, now, "")]
 
 
-def _rate(world: LiveWorld) -> tuple[float, int]:
-    """(requests per second to all versions, client proxies read), measured between two looks."""
+def _rate(world: LiveWorld) -> tuple[float, Look]:
+    """(requests per second to all versions between two looks, the second look)."""
     before = world.look()
     world.sleep(RATE_SECONDS)
     after = world.look()
     requests = sum(n for n, _bad in difference(before, after, before.time).values())
-    return requests / max(after.time - before.time, 0.1), len(after.proxies)
+    return requests / max(after.time - before.time, 0.1), after
 
 
 def _line(world: LiveWorld, state: State, want: Want, record: Record, rate: float) -> dict[str, Any]:

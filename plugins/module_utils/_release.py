@@ -35,6 +35,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Want,
     admit,
     newer_canary,
+    require_clients,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
     Conflict,
@@ -92,6 +93,8 @@ class Release:
             return self._outcome(decision.phase, decision.text, failed=True, weight=state.weight_of(self.want.canary))
         if isinstance(decision, Done):
             return self._outcome(decision.phase, decision.text, weight=state.weight_of(self.want.canary))
+        if isinstance(decision, Start | Adopt):
+            require_clients(state, self.world.look())  # before anything is written
         # Taking a release back must not wait for whoever runs it: that run sees the record change, and stops.
         holder = "" if self.want.state == "aborted" else self.world.acquire()
         if holder:
@@ -141,11 +144,6 @@ class Release:
         steps = ", ".join(str(step.weight) for step in record.steps)
         self.say(f"{record.stable.name} -> {record.canary.name}  release {record.id}  steps {steps} %")
         look = self.world.look()
-        if not look.proxies:
-            raise ReleaseError(
-                f"no client proxy could be read: no pod in the mesh has a sidecar that routes to {state.service}; "
-                "a client without a sidecar ignores weights. Label its namespace for injection and restart it"
-            )
         # Whole seconds: pods are dated so, and one that was made in this second has all its counts ahead of it.
         self.evidence = Evidence(record.id, float(int(now)), (), look, burst_of(look))
         self.gate = self._gate()

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import SILENT, Mesh
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, RecordError
 from ansible_collections.progressive.istio.plugins.module_utils._world import (
@@ -138,7 +138,16 @@ def _check_clients(
     deadline = time.monotonic() + timeout
     mesh.refresh()
     ports = _ports(cluster, obj, route)
-    while not any(answer.runs is not None for answer in mesh.lagging(ports, obj, route).values()):
+    while True:
+        having = [answer for answer in mesh.lagging(ports, obj, route).values() if answer.runs is not None]
+        silent = [f"{answer.name} {answer.runs}" for answer in having if (answer.runs or "").startswith(SILENT)]
+        if len(having) > len(silent):
+            return
+        if silent:
+            raise ReleaseError(
+                f"no proxy tells what it runs of {_routes.describe(obj)}, for example {min(silent)}; nothing was "
+                "written. The account that runs this needs get and create on pods/portforward; or use verify: none"
+            )
         if not mesh.proxies or time.monotonic() > deadline:
             there = f"none of {len(mesh.proxies)} sees it (exportTo, gateways)" if mesh.proxies else "none is there"
             raise ReleaseError(

@@ -28,7 +28,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 STEPS = (Step(10, 60), Step(50), Step(100, 5))
-RECORD = Record("9f3c21ab", "uid-1", Version("v1", "5fb"), Version("v2", "68c"), STEPS, 1, PROGRESSING, 10.5, 20.25, "me")
+RECORD = Record(
+    "9f3c21ab", "uid-1", Version("v1", "5fb"), Version("v2", "68c"), STEPS, 1, PROGRESSING, 10.5, 20.25, "me"
+)
 
 texts = st.text(max_size=8)
 times = st.floats(0, 2e9)
@@ -127,10 +129,10 @@ anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=2) | st.
 @given(st.sampled_from([*data(), "strange"]), anything)
 def test_an_edited_field_is_refused_or_harmless(key: str, value: Any) -> None:
     """Whatever somebody typed in: RecordError, or a record whose weights can be computed and written."""
+    text = json.dumps({**data(), key: value})
     try:
-        record = loads(json.dumps({**data(), key: value}))
-    except RecordError as error:
-        assert "\n" not in str(error)
+        record = loads(text)
+    except RecordError:
         return
     assert all(0 <= weight <= 100 for weight in record.weights().values())
     assert loads(record.ended(HELD, record.since + 1, "x").dumps()).phase == HELD

@@ -240,7 +240,14 @@ METADATA: list[dict[str, Any]] = [
 
 
 def virtual_service(spec: str, **metadata: Any) -> dict[str, Any]:
-    meta = {"name": "reviews", "namespace": "prod", "uid": "0-1", "resourceVersion": "4711", "generation": 3, **metadata}
+    meta = {
+        "name": "reviews",
+        "namespace": "prod",
+        "uid": "0-1",
+        "resourceVersion": "4711",
+        "generation": 3,
+        **metadata,
+    }
     return {
         "apiVersion": "networking.istio.io/v1",
         "kind": "VirtualService",
@@ -349,8 +356,10 @@ def test_find_and_pick_agree(name: str) -> None:
             routed("v1=1,v2=1,v3=1", "v1"),
             ["v1", "v2"],
             "",
-            "VirtualService prod/reviews has no http route with exactly the subsets v1, v2; "
-            "there are: http[0]: v1, v2, v3; http[1]: v1",
+            (
+                "VirtualService prod/reviews has no http route with exactly the subsets v1, v2; "
+                "there are: http[0]: v1, v2, v3; http[1]: v1"
+            ),
         ),
         (
             virtual_service("{hosts: [reviews], http: [{redirect: {uri: /}}]}"),
@@ -362,8 +371,10 @@ def test_find_and_pick_agree(name: str) -> None:
             routed("a:v1=100,v2=0", "v1=100,v2=0"),
             ["v1", "v2"],
             "",
-            "VirtualService prod/reviews has 2 http routes with the subsets v1, v2 (http[0] (a), http[1]); "
-            "give the one that is meant a name and say which with 'route'",
+            (
+                "VirtualService prod/reviews has 2 http routes with the subsets v1, v2 (http[0] (a), http[1]); "
+                "give the one that is meant a name and say which with 'route'"
+            ),
         ),
         (
             routed("a:v1=100,v2=0", "b:v1"),
@@ -421,29 +432,37 @@ def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() 
             routed("v1=100,v2=0", "v1=100,v2=0"),
             "v2",
             "",
-            f"VirtualService prod/reviews has 2 http routes to {HOST} that can carry subset 'v2'; "
-            "there are: http[0]: v1, v2; http[1]: v1, v2. Say which one with 'route' (its name)",
+            (
+                f"VirtualService prod/reviews has 2 http routes to {HOST} that can carry subset 'v2'; "
+                "there are: http[0]: v1, v2; http[1]: v1, v2. Say which one with 'route' (its name)"
+            ),
         ),
         (
             routed("a:v1", "b:v2"),
             "v3",
             "",
-            f"VirtualService prod/reviews has 2 http routes to {HOST} that can carry subset 'v3'; "
-            "there are: http[0] (a): v1; http[1] (b): v2. Say which one with 'route' (its name)",
+            (
+                f"VirtualService prod/reviews has 2 http routes to {HOST} that can carry subset 'v3'; "
+                "there are: http[0] (a): v1; http[1] (b): v2. Say which one with 'route' (its name)"
+            ),
         ),
         (
             routed("a:v1=100,v2=0"),
             "v2",
             "b",
-            f"VirtualService prod/reviews has no http routes to {HOST} named 'b'; "
-            "there are: http[0] (a): v1, v2. Say which one with 'route' (its name)",
+            (
+                f"VirtualService prod/reviews has no http routes to {HOST} named 'b'; "
+                "there are: http[0] (a): v1, v2. Say which one with 'route' (its name)"
+            ),
         ),
         (
             virtual_service("{hosts: [reviews], http: [{route: [{destination: {host: other, subset: v2}}]}]}"),
             "v2",
             "",
-            f"VirtualService prod/reviews has no http routes to {HOST} that can carry subset 'v2'; "
-            "there are: none. Say which one with 'route' (its name)",
+            (
+                f"VirtualService prod/reviews has no http routes to {HOST} that can carry subset 'v2'; "
+                "there are: none. Say which one with 'route' (its name)"
+            ),
         ),
         (
             routed(""),

@@ -1,0 +1,181 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An HTTP server that plays an API server as far as errors need it, and whole modules run against it."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+Json = dict[str, Any]
+Run = Callable[..., Json]
+
+NETWORKING = "/apis/networking.istio.io/v1/namespaces/namespace-1"
+CORE = "/api/v1/namespaces/namespace-1"
+HOST = "app-1.namespace-1.svc.cluster.local"
+
+
+def service() -> Json:
+    return {
+        "metadata": {"name": "app-1", "namespace": "namespace-1"},
+        "spec": {"ports": [{"port": 80}], "selector": {"app": "app-1"}},
+    }
+
+
+def destination_rule() -> Json:
+    return {
+        "metadata": {"name": "app-1", "namespace": "namespace-1"},
+        "spec": {"host": HOST, "subsets": [{"name": v, "labels": {"version": v}} for v in ("v1", "v2")]},
+    }
+
+
+def virtual_service() -> Json:
+    route = [{"destination": {"host": HOST, "subset": v}, "weight": w} for v, w in (("v1", 100), ("v2", 0))]
+    return {
+        "kind": "VirtualService",
+        "metadata": {"name": "app-1", "namespace": "namespace-1", "uid": "uid-1", "resourceVersion": "7"},
+        "spec": {"hosts": [HOST], "http": [{"name": "main", "route": route}]},
+    }
+
+
+def pod(version: str, ready: bool = True, sidecar: bool = True) -> Json:
+    """A pod of the service, with a sidecar that has not started: it is not asked."""
+    labels = {"app": "app-1", "version": version, "pod-template-hash": f"hash-{version}"}
+    meta = {"name": f"app-1-{version}", "namespace": "namespace-1", "uid": version, "labels": labels}
+    condition = {"type": "Ready", "status": "True" if ready else "False"}
+    return {
+        "metadata": {**meta, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"containers": [{"name": "app"}, *([{"name": "istio-proxy"}] if sidecar else [])]},
+        "status": {"phase": "Running", "conditions": [condition]},
+    }
+
+
+class ApiServer:
+    """Objects by path. What is not there is a 404; ``denied`` (method, plural) is a 403 in the real one's words."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.queries: list[tuple[str, str]] = []
+        self.denied: set[tuple[str, str]] = set()
+        self.broken: int = 0  # a status that every request is answered with
+        self.objects: dict[str, Json] = {
+            f"{CORE}/services/app-1": service(),
+            f"{NETWORKING}/destinationrules/app-1": destination_rule(),
+            f"{NETWORKING}/virtualservices/app-1": virtual_service(),
+            f"{CORE}/pods/app-1-v1": pod("v1"),
+            f"{CORE}/pods/app-1-v2": pod("v2"),
+        }
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _serve(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                parts = urlsplit(self.path)
+                api.queries.append((parts.path, parts.query))
+                status, answer = api.answer(self.command, parts.path, body)
+                data = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_PATCH = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the names that http.server calls
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def without(self, plural: str) -> None:
+        """As if there were no object of that kind."""
+        self.objects = {path: obj for path, obj in self.objects.items() if f"/{plural}/" not in path}
+
+    @property
+    def written(self) -> list[tuple[str, str]]:
+        return [(method, path) for method, path in self.requests if method != "GET"]
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Json]:
+        self.requests.append((method, path))
+        if self.broken:
+            return self.broken, {"message": "etcdserver: leader changed"}
+        group, namespace, plural, name = self._parts(path)
+        verb = {"GET": "get" if name else "list", "PATCH": "patch", "POST": "create", "PUT": "update"}[method]
+        if (verb, plural) in self.denied:
+            place = f' in the namespace "{namespace}"' if namespace else " at the cluster scope"
+            what = f'{plural} "{name}"' if name else plural
+            what += f' is forbidden: User "deployer" cannot {verb} resource "{plural}" in API group "{group}"'
+            return 403, {"kind": "Status", "code": 403, "reason": "Forbidden", "message": what + place}
+        if path == "/version":
+            return 200, {"gitVersion": "v1.34.0"}
+        if method == "GET" and not name:
+            items = [obj for there, obj in sorted(self.objects.items()) if there.split("/")[-2] == plural]
+            return 200, {"items": copy.deepcopy(items)}
+        if method == "POST":
+            made: Json = {**json.loads(body)}
+            made["metadata"] = {**made["metadata"], "resourceVersion": "1"}
+            self.objects[f"{path}/{made['metadata']['name']}"] = made
+            return 201, made
+        if path not in self.objects:
+            return 404, {"kind": "Status", "code": 404, "message": f'{plural} "{name}" not found'}
+        if method == "PUT":
+            self.objects[path] = json.loads(body)
+        return 200, self.objects[path]
+
+    @staticmethod
+    def _parts(path: str) -> tuple[str, str, str, str]:
+        """(API group, namespace, plural, name) of a path."""
+        parts = path.strip("/").split("/")
+        group = parts[1] if parts[0] == "apis" else ""
+        rest = parts[3:] if parts[0] == "apis" else parts[2:]
+        namespace, rest = (rest[1], rest[2:]) if rest[:1] == ["namespaces"] else ("", rest)
+        return group, namespace, rest[0] if rest else "", rest[1] if len(rest) > 1 else ""
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    server = ApiServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def run(api: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """``run("istio_weight", check=False, **options)``: the result of a whole module, access options included."""
+    for name in [name for name in os.environ if name.startswith(("K8S_AUTH_", "KUBE"))]:
+        monkeypatch.delenv(name)
+
+    def call(name: str, /, check: bool = False, **options: Any) -> Json:
+        module = importlib.import_module(f"ansible_collections.progressive.istio.plugins.modules.{name}")
+        args = {"host": api.url, "api_key": "secret-token", "_ansible_check_mode": check, **options}
+        with patch_module_args(args), pytest.raises(SystemExit):
+            module.main()
+        out = capsys.readouterr()
+        assert "Traceback" not in out.out + out.err
+        assert "secret-token" not in out.out + out.err
+        result: Json = json.loads(out.out)
+        return result
+
+    return call
