@@ -139,12 +139,15 @@ def loads(text: str) -> Evidence:
         if data["format"] > FORMAT:
             raise EvidenceError(f"evidence has format {data['format']}, this collection knows {FORMAT}")
         windows = tuple(Window(*row) for row in data["windows"])
+        for window in windows:
+            window.check()
         proxies = {
-            uid: ProxyLook(name, epoch, born, {k: (int(v[0]), int(v[1])) for k, v in series.items()})
+            uid: ProxyLook(str(name), str(epoch), float(born), {k: (int(v[0]), int(v[1])) for k, v in series.items()})
             for uid, (name, epoch, born, series) in data["proxies"].items()
         }
-        proxies.update({uid: ProxyLook("", "", 0.0, {}) for uid in data["idle"]})
-        return Evidence(data["release"], data["since"], windows, Look(data["time"], proxies, {}), data["burst"])
+        proxies = {**{uid: ProxyLook("", "", 0.0, {}) for uid in data["idle"]}, **proxies}
+        look = Look(float(data["time"]), proxies, {})
+        return Evidence(str(data["release"]), float(data["since"]), windows, look, float(data["burst"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, EvidenceError):
             raise

@@ -1,0 +1,235 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Windows out of cumulative counters that come and go: no request is counted twice, none is invented."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
+    FORMAT,
+    MAX_BYTES,
+    Counts,
+    Evidence,
+    EvidenceError,
+    Look,
+    ProxyLook,
+    burst_of,
+    carry,
+    difference,
+    dumps,
+    loads,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Window
+
+START = 1000.0
+OLD, YOUNG = START - 500, START + 5
+
+
+def proxy(epoch: str = "requests:0", born: float = OLD, **series: Counts) -> ProxyLook:
+    """``v1_a`` stands for ``v1@a``."""
+    return ProxyLook("ns/pod", epoch, born, {key.replace("_", "@"): counts for key, counts in series.items()})
+
+
+def look(time: float = START, unread: tuple[str, ...] = (), **proxies: ProxyLook) -> Look:
+    return Look(time, proxies, dict.fromkeys(unread, "no answer"))
+
+
+def counted(*looks: Look) -> dict[str, Counts]:
+    """Sums over all windows between the looks, proxies that are silent being carried."""
+    total: dict[str, Counts] = {}
+    before = looks[0]
+    for now in looks[1:]:
+        after = carry(before, now)
+        for version, (requests, bad) in difference(before, after, START).items():
+            assert requests >= bad >= 0
+            have = total.get(version, (0, 0))
+            total[version] = (have[0] + requests, have[1] + bad)
+        before = after
+    return total
+
+
+def test_the_plain_case_adds_up_over_proxies_and_hosts() -> None:
+    before = look(a=proxy(v1_x=(10, 1), v1_y=(5, 0)), b=proxy(v1_x=(100, 0), v2_z=(7, 7)))
+    after = look(a=proxy(v1_x=(15, 2), v1_y=(5, 0)), b=proxy(v1_x=(101, 1), v2_z=(9, 8)))
+    assert counted(before, after) == {"v1": (6, 2), "v2": (2, 1)}
+
+
+def test_a_new_young_proxy_counts_from_its_beginning() -> None:
+    assert counted(look(), look(a=proxy(born=YOUNG, v2=(40, 2)))) == {"v2": (40, 2)}
+
+
+def test_a_new_old_proxy_is_a_base_line_first() -> None:
+    assert counted(look(), look(a=proxy(v2=(40, 2)))) == {}
+    assert counted(look(), look(a=proxy(v2=(40, 2))), look(a=proxy(v2=(41, 3)))) == {"v2": (1, 1)}
+
+
+def test_a_restarted_proxy_counts_from_0_even_when_it_has_more_than_before() -> None:
+    before, after = proxy("requests:0", v2=(10, 0)), proxy("requests:1", v2=(30, 3))
+    assert counted(look(a=before), look(a=after)) == {"v2": (30, 3)}
+
+
+def test_a_counter_that_fell_was_reset() -> None:
+    assert counted(look(a=proxy(v2=(10, 4))), look(a=proxy(v2=(3, 1)))) == {"v2": (3, 1)}
+    assert counted(look(a=proxy(v2=(10, 4))), look(a=proxy(v2=(12, 1)))) == {"v2": (12, 1)}
+
+
+def test_a_host_that_vanishes_takes_nothing_away_and_begins_at_0_when_it_comes_back() -> None:
+    looks = [
+        look(a=proxy(v2_x=(100, 10), v2_y=(50, 0))),
+        look(a=proxy(v2_y=(60, 0))),
+        look(a=proxy(v2_x=(5, 1), v2_y=(60, 0))),
+    ]
+    assert counted(*looks) == {"v2": (15, 1)}
+
+
+def test_a_proxy_that_is_gone_takes_nothing_away() -> None:
+    assert counted(look(a=proxy(v1=(9, 0)), b=proxy(v1=(5, 0))), look(b=proxy(v1=(6, 0)))) == {"v1": (1, 0)}
+
+
+def test_a_proxy_that_is_silent_for_a_while_is_counted_once() -> None:
+    looks = [look(a=proxy(v1=(9, 0))), look(unread=("a",)), look(unread=("a",)), look(a=proxy(v1=(20, 1)))]
+    assert counted(*looks) == {"v1": (11, 1)}
+
+
+def test_a_proxy_that_nobody_ever_read_is_not_carried() -> None:
+    assert carry(look(), look(unread=("a",))).proxies == {}
+
+
+def test_a_change_of_unit_is_a_new_base_line() -> None:
+    looks = [
+        look(a=proxy("attempts:0", v1=(30, 3))),
+        look(a=proxy("requests:0", v1=(35, 3))),
+        look(a=proxy("requests:0", v1=(36, 3))),
+    ]
+    assert counted(*looks) == {"v1": (1, 0)}
+
+
+def test_a_proxy_that_was_idle_counts_from_its_first_request() -> None:
+    stored = loads(dumps(Evidence("r", START, (), look(a=proxy(), b=proxy(v1=(1, 0))))))
+    assert counted(stored.look, look(a=proxy(v2=(4, 1)), b=proxy(v1=(1, 0)))) == {"v1": (0, 0), "v2": (4, 1)}
+
+
+def test_attempts_come_in_bursts() -> None:
+    assert burst_of(look(a=proxy("requests:0"))) == 1.0
+    assert burst_of(look(a=proxy("requests:0"), b=proxy("attempts:2"))) == 3.0
+    assert burst_of(look()) == 1.0
+
+
+def test_a_service_under_load_with_pods_that_come_and_go() -> None:
+    """Random histories: what is counted never exceeds what was sent, and equals it while nothing is lost."""
+    rng = random.Random(7)
+    for history in range(60):
+        flaky = history % 2 == 1
+        sent: dict[str, list[int]] = {"v1": [0, 0], "v2": [0, 0]}
+        state = {
+            f"p{i}": {"epoch": 0, "born": OLD, "series": {"v1@x": [rng.randrange(99), 0], "v2@y": [0, 0]}}
+            for i in range(4)
+        }
+        looks = [_snapshot(state, START, ())]
+        for second in range(1, 12):
+            what = rng.random()
+            victim = rng.choice(sorted(state))
+            if what < 0.15:  # a new client
+                state[f"n{second}"] = {"epoch": 0, "born": START + second, "series": {}}
+            elif what < 0.3 and len(state) > 1:  # one leaves, with what it counted since the last look: nothing
+                del state[victim]
+            elif what < 0.4:  # one restarts
+                state[victim].update(epoch=int(str(state[victim]["epoch"])) + 1, series={})
+            for client in state.values():
+                for version, host in (("v1", "x"), ("v2", "y")):
+                    n = rng.randrange(9)
+                    bad = rng.randrange(n + 1)
+                    series: Any = client["series"]
+                    have = series.setdefault(f"{version}@{host}", [0, 0])
+                    have[0], have[1] = have[0] + n, have[1] + bad
+                    sent[version][0] += n
+                    sent[version][1] += bad
+            silent = tuple(uid for uid in state if rng.random() < 0.1) if flaky and second < 11 else ()
+            looks.append(_snapshot(state, START + second, silent))
+        total = counted(*looks)
+        for version, (requests, bad) in total.items():
+            assert requests <= sent[version][0]
+            assert bad <= sent[version][1]
+        if not flaky:  # then nobody leaves with requests that were not read
+            assert total == {version: (n, x) for version, (n, x) in sent.items()}
+
+
+def _snapshot(state: dict[str, dict[str, Any]], time: float, silent: tuple[str, ...]) -> Look:
+    proxies = {
+        uid: ProxyLook(uid, f"requests:{p['epoch']}", p["born"], {k: (v[0], v[1]) for k, v in p["series"].items()})
+        for uid, p in state.items()
+        if uid not in silent
+    }
+    return Look(time, proxies, dict.fromkeys(silent, "no answer"))
+
+
+# ---------------------------------------------------------------- kept
+
+
+WINDOWS = (Window(0, 10, 1.0, 5, 0, 45, 0), Window(0, 10, 1.0, 5, 1, 45, 0), Window(1, 50, 2.0, 50, 0, 50, 1))
+
+
+def test_round_trip() -> None:
+    evidence = Evidence("9f3c", START, WINDOWS, look(a=proxy(v1=(10, 1)), b=proxy("attempts:1", v2_x=(3, 3))), 3.0)
+    assert loads(dumps(evidence)) == evidence
+
+
+def test_compaction_adds_windows_up_exactly() -> None:
+    clean = tuple(Window(0, 10, 1.0, 5, 0, 45, 0) for _ in range(1000))
+    back = loads(dumps(Evidence("9f3c", START, (*clean, *WINDOWS), look())))
+    assert len(back.windows) < 20
+    for field in ("seconds", "n_c", "x_c", "n_b", "x_b"):
+        assert sum(getattr(w, field) for w in back.windows) == sum(getattr(w, field) for w in (*clean, *WINDOWS))
+
+
+def many(count: int, series: dict[str, Counts], born: float = OLD) -> Look:
+    return Look(START, {f"uid-{i:060}": ProxyLook(f"ns/p{i}", "requests:0", born, series) for i in range(count)}, {})
+
+
+@pytest.mark.parametrize(
+    "before",
+    [many(5000, {}), many(2500, {"v1@10.0.0.1:8080": (10, 1), "v2@10.0.0.2:8080": (7, 0)})],
+    ids=["idle", "busy"],
+)
+@pytest.mark.parametrize("born", [OLD, START - 0.5], ids=["old", "young for its age"])
+def test_the_cap_never_invents_requests(before: Look, born: float) -> None:
+    text = dumps(Evidence("9f3c", START - 1, WINDOWS, before))
+    assert len(text) <= MAX_BYTES
+    back = loads(text)
+    assert back.windows == WINDOWS
+    now = Look(START + 1, {uid: ProxyLook(p.name, p.epoch, born, p.series) for uid, p in before.proxies.items()}, {})
+    total = difference(back.look, now, back.since)
+    assert sum(n for n, _bad in total.values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps({"format": FORMAT + 1}), f"evidence has format {FORMAT + 1}, this collection knows {FORMAT}"),
+        ("", "stored evidence cannot be read (Expecting value: line 1 column 1 (char 0)); it is started anew"),
+        ("{}", "stored evidence cannot be read ('format'); it is started anew"),
+        ("[]", "stored evidence cannot be read (list indices must be integers or slices, not str); it is started anew"),
+    ],
+)
+def test_evidence_that_cannot_be_used(text: str, message: str) -> None:
+    with pytest.raises(EvidenceError) as caught:
+        loads(text)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("field", ["release", "since", "burst", "time", "windows", "proxies", "idle"])
+@pytest.mark.parametrize("value", [None, 5, "x", [[1]], {"a": 1}])
+def test_an_edited_field_is_refused_or_harmless(field: str, value: Any) -> None:
+    data = json.loads(dumps(Evidence("9f3c", START, WINDOWS, look(a=proxy(v1=(10, 1))))))
+    try:
+        back = loads(json.dumps({**data, field: value}))
+    except EvidenceError:
+        return
+    assert loads(dumps(back)) == back
+    assert back.look.time + back.since + back.burst > 0
+    assert all(n == 0 for n, _bad in difference(back.look, look(a=proxy(v1=(10, 1))), back.since).values())
