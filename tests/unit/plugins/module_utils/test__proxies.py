@@ -1,0 +1,312 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Answers of real proxies are read as they are meant; tests/unit/fixtures says where they come from."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._proxies import (
+    ProxyError,
+    clusters_path,
+    envoy_routes,
+    lag,
+    parse_clusters,
+    parse_stats,
+    routes_path,
+    stats_path,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._routes import apply_patch as apply
+from ansible_collections.progressive.istio.plugins.module_utils._routes import (
+    find_route,
+    http_routes,
+    pick_route,
+    weight_patch,
+)
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+HOST = "app-1.namespace-1.svc.cluster.local"
+Shares = dict[str, int]
+
+
+def body(when: str, name: str) -> bytes:
+    return (FIXTURES / when / name).read_bytes()
+
+
+def parsed(when: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(body(when, name))
+    return found
+
+
+def dumped(data: dict[str, Any]) -> bytes:
+    return json.dumps(data).encode()
+
+
+def route_of(when: str) -> tuple[dict[str, Any], Any]:
+    obj = parsed(when, "virtual_service.json")
+    return obj, pick_route(obj, HOST, "v2")
+
+
+def config(*routes: tuple[str, Shares], source: str = "namespace-1/virtual-service/app-1", host: str = HOST) -> bytes:
+    """A config_dump as recorded, with these (name, weight by subset) in place of the one route to the service.
+
+    One positive weight alone becomes a plain cluster, as older istiod do.
+    """
+    dump = parsed("split", "routes.json")
+    virtual_host = dump["configs"][0]["route_config"]["virtual_hosts"][0]
+    template = virtual_host["routes"][0]
+    virtual_host["routes"] = []
+    for name, shares in routes:
+        route = copy.deepcopy(template)
+        route["name"] = name
+        route["metadata"]["filter_metadata"]["istio"]["config"] = f"/apis/networking.istio.io/v1/namespaces/{source}"
+        clusters = [{"name": f"outbound|80|{s}|{host}", "weight": w} for s, w in shares.items() if w]
+        if len(clusters) == 1:
+            del route["route"]["weighted_clusters"]
+            route["route"]["cluster"] = clusters[0]["name"]
+        else:
+            route["route"]["weighted_clusters"]["clusters"] = clusters
+        virtual_host["routes"].append(route)
+    return dumped(dump)
+
+
+def virtual_service(*routes: tuple[str, Shares], host: str = HOST) -> dict[str, Any]:
+    http = [
+        {
+            **({"name": name} if name else {}),
+            "route": [{"destination": {"host": host, "subset": s}, "weight": w} for s, w in shares.items()],
+        }
+        for name, shares in routes
+    ]
+    return {
+        "metadata": {"name": "app-1", "namespace": "namespace-1", "resourceVersion": "1"},
+        "spec": {"hosts": [host], "http": http},
+    }
+
+
+# ---------------------------------------------------------------- weights
+
+
+def test_a_recorded_proxy_runs_what_its_object_says() -> None:
+    for when in ("before", "split"):
+        obj, route = route_of(when)
+        assert lag(body(when, "routes.json"), obj, route) == ""
+
+
+def test_a_recorded_proxy_lags_behind_the_next_weight() -> None:
+    obj, route = route_of("before")
+    after = apply(obj, weight_patch(obj, route, {"v1": 90, "v2": 10}))
+    assert lag(body("before", "routes.json"), after, pick_route(after, HOST, "v2")) == "v1 100 %"
+    assert lag(body("split", "routes.json"), after, pick_route(after, HOST, "v2")) == ""
+    obj, route = route_of("split")
+    after = apply(obj, weight_patch(obj, route, {"v1": 100, "v2": 0}))
+    assert lag(body("split", "routes.json"), after, pick_route(after, HOST, "v2")) == "v1 90 %, v2 10 %"
+
+
+def test_only_routes_of_the_object_are_looked_at() -> None:
+    assert envoy_routes(body("split", "routes.json"), "namespace-1", "app-1") == [
+        ("app-1", {f"v1|{HOST}": 0.9, f"v2|{HOST}": 0.1})
+    ]
+    assert envoy_routes(body("split", "routes.json"), "namespace-1", "app") == []
+    assert envoy_routes(body("split", "routes.json"), "namespace", "app-1") == []
+
+
+ONE: list[tuple[str, Shares]] = [("main", {"v1": 90, "v2": 10})]
+TESTERS: list[tuple[str, Shares]] = [("main", {"v2": 100}), ("main", {"v1": 90, "v2": 10})]
+
+
+@pytest.mark.parametrize(
+    ("routes", "index", "there", "expected"),
+    [
+        (ONE, 0, [("main", {"v1": 90, "v2": 10})], ""),
+        (ONE, 0, [("main", {"v1": 9, "v2": 1})], ""),
+        (ONE, 0, [("main", {"v1": 75, "v2": 25})], "v1 75 %, v2 25 %"),
+        (ONE, 0, [("main", {"v2": 100})], "v2 100 %"),
+        (ONE, 0, [("main.beta", {"v1": 90, "v2": 10}), ("main.ios", {"v1": 90, "v2": 10})], ""),
+        (ONE, 0, [("main.beta", {"v1": 90, "v2": 10}), ("main.ios", {"v1": 100})], "v1 100 %"),
+        (ONE, 0, [("mainly", {"v1": 90, "v2": 10})], None),
+        (ONE, 0, [("main", {"v1": 90, "v9": 10})], None),
+        (ONE, 0, [], None),
+        ([("main", {"v1": 100, "v2": 0})], 0, [("main", {"v1": 100})], ""),
+        ([("main", {"v1": 7})], 0, [("main", {"v1": 100})], ""),
+        # Unnamed routes, one for testers beside the weighted one: both have to run.
+        ([("", {"v2": 100}), ("", {"v1": 90, "v2": 10})], 1, [("", {"v2": 100}), ("", {"v1": 90, "v2": 10})], ""),
+        (
+            [("", {"v2": 100}), ("", {"v1": 90, "v2": 10})],
+            1,
+            [("", {"v2": 100}), ("", {"v1": 95, "v2": 5})],
+            "v1 95 %, v2 5 %",
+        ),
+        (TESTERS, 1, [("main.testers", {"v2": 100}), ("main", {"v1": 90, "v2": 10})], ""),
+        (TESTERS, 1, [("main.testers", {"v2": 100}), ("main", {"v1": 50, "v2": 50})], "v1 50 %, v2 50 %"),
+        # Testers' route alone is no proof that the weighted one is there.
+        (TESTERS, 1, [("main.testers", {"v2": 100})], "v2 100 %"),
+        # A foreign route of the same object by another name does not matter.
+        (
+            [*ONE, ("other", {"v1": 100})],
+            0,
+            [("main", {"v1": 90, "v2": 10}), ("other", {"v2": 100})],
+            "",
+        ),
+    ],
+)
+def test_lag(
+    routes: list[tuple[str, Shares]], index: int, there: list[tuple[str, Shares]], expected: str | None
+) -> None:
+    obj = virtual_service(*routes)
+    assert lag(config(*there), obj, http_routes(obj)[index]) == expected
+
+
+def test_a_service_whose_name_begins_like_another() -> None:
+    obj = virtual_service(*ONE)
+    route = find_route(obj, ["v1", "v2"])
+    ten = "app-10.namespace-1.svc.cluster.local"
+    assert lag(config(*ONE, source="namespace-1/virtual-service/app-10", host=ten), obj, route) is None
+    assert lag(config(*ONE, host=ten), obj, route) is None
+
+
+@pytest.mark.parametrize("source", ["namespace-1/virtual-service/other", "namespace-2/virtual-service/app-1"])
+def test_a_foreign_virtual_service_for_the_same_host(source: str) -> None:
+    obj = virtual_service(*ONE)
+    assert lag(config(("main", {"v1": 50, "v2": 50}), source=source), obj, find_route(obj, ["v1", "v2"])) is None
+
+
+def test_a_destination_that_was_taken_out_is_still_ours() -> None:
+    obj = virtual_service(("main", {"v1": 100}))
+    there = config(("main", {"v1": 90, "v2": 10}))
+    assert lag(there, obj, http_routes(obj)[0]) is None
+    assert lag(there, obj, http_routes(obj)[0], subsets=["v1", "v2"]) == "v1 90 %, v2 10 %"
+
+
+def test_short_hosts_and_destinations_without_subset() -> None:
+    obj = virtual_service(("main", {"v1": 90, "v2": 10}), host="app-1")
+    assert lag(config(*ONE), obj, http_routes(obj)[0]) == ""
+    bare = virtual_service(("main", {"": 100}))
+    assert lag(config(("main", {"": 100})), bare, http_routes(bare)[0]) == ""
+
+
+@pytest.mark.parametrize("answer", [b"", b"invalid path", b"{"])
+def test_no_json(answer: bytes) -> None:
+    obj = virtual_service(*ONE)
+    with pytest.raises(ProxyError, match=r"^config_dump is not JSON: b'"):
+        lag(answer, obj, http_routes(obj)[0])
+    with pytest.raises(ProxyError, match=r"^clusters is not JSON: b'"):
+        parse_clusters(answer, HOST)
+
+
+def test_a_proxy_without_any_route() -> None:
+    obj = virtual_service(*ONE)
+    assert lag(b"{}", obj, http_routes(obj)[0]) is None
+    assert parse_clusters(b"{}", HOST) == ({}, {})
+
+
+# ---------------------------------------------------------------- paths
+
+
+def test_routes_path_names_the_configurations_of_a_port() -> None:
+    pattern = unquote(routes_path([80]).partition("name_regex=")[2])
+    for name in ("80", "app-1.namespace-1.svc.cluster.local:80", "http.8080", "https.443.https.gateway.namespace-1"):
+        assert re.fullmatch(pattern, name), name
+    for name in ("8080", "9080", "app-1.namespace-1.svc.cluster.local:8080", "inbound|80||"):
+        assert not re.fullmatch(pattern, name), name
+    anything = unquote(routes_path([]).partition("name_regex=")[2])
+    assert re.fullmatch(anything, "9080")
+
+
+def test_paths_are_quoted_and_match_what_was_recorded() -> None:
+    assert " " not in stats_path(HOST, ["v1"]) + clusters_path(HOST) + routes_path([80, 81])
+    stats = unquote(stats_path(HOST, ["v1", "v2"]).partition("filter=")[2])
+    for line in body("split", "stats.txt").decode().splitlines():
+        assert re.search(stats, line.rpartition(":")[0]), line
+    for other in ("v3", "v10"):
+        assert not re.search(stats, f"cluster.outbound|80|{other}|{HOST};.upstream_rq_total")
+    assert not re.search(stats, f"cluster.outbound|80|v1|x-{HOST};.upstream_rq_total")
+    clusters = unquote(clusters_path(HOST).partition("filter=")[2])
+    assert re.search(clusters, f"outbound|80|v1|{HOST}")
+    assert not re.search(clusters, "outbound|80|v1|app-1xnamespace-1.svc.cluster.local")
+    assert not re.search(clusters, f"outbound|80|v1|my-{HOST}")
+
+
+# ---------------------------------------------------------------- counters
+
+
+def test_recorded_counters() -> None:
+    assert parse_stats(body("before", "stats.txt"), HOST) == {"v1": (157, 0)}
+    assert parse_stats(body("split", "stats.txt"), HOST) == {"v1": (662, 42), "v2": (23, 0)}
+    counts, healthy = parse_clusters(body("split", "clusters.json"), HOST)
+    assert counts == {"v1@10.244.0.7:8080": (642, 0), "v2@10.244.0.8:8080": (23, 0), "v3@10.244.0.9:8080": (0, 0)}
+    assert healthy == {"v1": 1, "v2": 1, "v3": 1}
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\n", b"cluster.outbound|80|v1|app-10.namespace-1.svc.cluster.local;.upstream_rq_completed: 5\n"]
+)
+def test_a_stats_matcher_that_drops_them(text: bytes) -> None:
+    assert parse_stats(text, HOST) is None
+
+
+def test_stats_of_several_ports_add_up_with_and_without_a_semicolon() -> None:
+    text = (
+        f"cluster.outbound|80|v1|{HOST};.upstream_rq_completed: 5\n"
+        f"cluster.outbound|80|v1|{HOST};.upstream_rq_5xx: 1\n"
+        f"cluster.outbound|8080|v1|{HOST}.upstream_rq_completed: 7\n"
+        f"cluster.outbound|80|v10|{HOST};.upstream_rq_completed: 100\n"
+        "cluster.outbound|80|v1|app-10.namespace-1.svc.cluster.local;.upstream_rq_completed: 1000\n"
+    )
+    assert parse_stats(text.encode(), HOST) == {"v1": (12, 1), "v10": (100, 0)}
+
+
+def test_a_retried_request_is_one_request_and_two_attempts() -> None:
+    """The proxy tried a bad pod first, then a good one: the client got one good answer."""
+    stats = f"cluster.outbound|80|v2|{HOST};.upstream_rq_completed: 1\n".encode()
+    assert parse_stats(stats, HOST) == {"v2": (1, 0)}
+    dump = parsed("split", "clusters.json")
+    for cluster in dump["cluster_statuses"]:
+        if "|v2|" in cluster["name"]:
+            (good,) = cluster["host_statuses"]
+            bad = copy.deepcopy(good)
+            bad["address"]["socket_address"]["address"] = "10.244.0.99"
+            for host, success, error in ((good, "1", "0"), (bad, "0", "1")):
+                host["stats"] = [{"name": "rq_success", "value": success}, {"name": "rq_error", "value": error}]
+            cluster["host_statuses"].append(bad)
+    counts, _healthy = parse_clusters(dumped(dump), HOST)
+    assert counts["v2@10.244.0.8:8080"] == (1, 0)
+    assert counts["v2@10.244.0.99:8080"] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "healthy"),
+    [
+        ({"eds_health_status": "HEALTHY"}, 1),
+        ({}, 1),
+        ({"eds_health_status": "UNKNOWN"}, 1),
+        ({"eds_health_status": "UNHEALTHY"}, 0),
+        ({"eds_health_status": "DRAINING"}, 0),
+        ({"eds_health_status": "HEALTHY", "failed_outlier_check": True}, 0),
+        ({"eds_health_status": "HEALTHY", "failed_active_health_check": True}, 0),
+        ({"eds_health_status": "HEALTHY", "failed_outlier_check": False}, 1),
+    ],
+)
+def test_healthy_endpoints(status: dict[str, Any], healthy: int) -> None:
+    dump = parsed("split", "clusters.json")
+    for cluster in dump["cluster_statuses"]:
+        if "|v2|" in cluster["name"]:
+            cluster["host_statuses"][0]["health_status"] = status
+    assert parse_clusters(dumped(dump), HOST)[1] == {"v1": 1, "v2": healthy, "v3": 1}
+
+
+def test_a_version_without_endpoints_has_none_and_another_service_is_not_ours() -> None:
+    dump = parsed("split", "clusters.json")
+    for cluster in dump["cluster_statuses"]:
+        if "|v2|" in cluster["name"]:
+            del cluster["host_statuses"]
+        if "|v3|" in cluster["name"]:
+            cluster["name"] = "outbound|80|v3|app-10.namespace-1.svc.cluster.local"
+    assert parse_clusters(dumped(dump), HOST)[1] == {"v1": 1, "v2": 0}
