@@ -92,8 +92,8 @@ def install(stage: Stage, show: Show) -> None:
     show.head("$ ansible-playbook playbooks/install.yml -e @$LAB_VARS")
     done = stage.played("install", "-e", f"@{os.environ['LAB_VARS']}")
     show.line(f"Istio is installed and works  ({done.seconds:.0f} s, {done.recap})")
-    show.head("$ ansible-playbook playbooks/deploy.yml -e @examples/hello.yml")
-    done = stage.played("deploy")
+    show.head(f"$ ansible-playbook playbooks/deploy.yml -e @examples/hello.yml -e @{VARS}")
+    done = stage.played("deploy", "-e", f"@{VARS}")
     shares = ", ".join(f"{name} {weight} %" for name, weight in sorted(stage.weights().items()))
     show.line(f"app-1 is deployed as v1, v2, v3: {shares} of the traffic  ({done.seconds:.0f} s, {done.recap})")
 

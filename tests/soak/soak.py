@@ -143,7 +143,7 @@ def soak(names: Sequence[str], times: int, path: Path, named: bool) -> bool:
     text = ""
     with entered() as stage:
         stage.played("install", "-e", f"@{os.environ['LAB_VARS']}")
-        stage.played("deploy")
+        stage.played("deploy", "-e", "@tests/demo/vars.yml")
         head = [
             f"Soak of {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC",
             versions(stage),
