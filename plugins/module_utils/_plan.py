@@ -154,6 +154,8 @@ def check_want(want: Want) -> None:
         if want.canary == want.stable:
             raise ReleaseError(f"canary_version and stable_version are both '{want.canary}'")
         _check_steps(want.steps)
+    if want.until_step is not None and want.until_step < 1:
+        raise ReleaseError(f"until_step is {want.until_step}; steps count from 1")
     if want.on_inconclusive not in INCONCLUSIVE:
         raise ReleaseError(f"analysis.on_inconclusive is '{want.on_inconclusive}'; one of {', '.join(INCONCLUSIVE)}")
     for name, value, least in (
@@ -209,12 +211,12 @@ def admit(want: Want, state: State) -> Decision:
     if state.weights.get(want.canary, 0) and not any(others.values()):
         return Done(PROMOTED, f"{want.canary} has all traffic already")
     stable = _known(state, _stable(want, state, others))
-    share = state.weight_of(want.canary)
-    if share and not want.adopt:
+    given, share = state.weights.get(want.canary, 0), state.weight_of(want.canary)
+    if given and not want.adopt:
         return Refuse(
             "refused",
-            f"{state.where} gives {want.canary} {share} % and carries no record of a running release: released by "
-            f"somebody else (last writer {state.manager}); set adopt to go on from there, or set its weight to 0",
+            f"{state.where} gives {want.canary} {share or '<1'} % and carries no record of a running release: released "
+            f"by somebody else (last writer {state.manager}); set adopt to go on from there, or set its weight to 0",
         )
     _fit(canary)
     _fit(stable)
@@ -223,7 +225,7 @@ def admit(want: Want, state: State) -> Decision:
             f"no pod of {want.canary} or {stable.version.name} has an Istio sidecar; weights need them. "
             "Label the namespace for injection (istio-injection=enabled or istio.io/rev) and restart its workloads"
         )
-    if not share:
+    if not given:
         return Start(stable.version, canary.version)
     first = next(i for i, step in enumerate(want.steps) if step.weight >= share)
     return Adopt(stable.version, canary.version, first)
@@ -291,7 +293,7 @@ def _fit(workload: Workload) -> None:
     name = workload.version.name
     if not workload.ready:
         raise ReleaseError(
-            f"{name} has no ready pod ({workload.pods} pods match its subset); weight would be answered with 503. "
+            f"{name} has no ready pod (pods of its subset: {workload.pods}); weight would be answered with 503. "
             "Deploy it and wait until it is ready"
         )
     if workload.mixed:

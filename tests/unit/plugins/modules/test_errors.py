@@ -267,7 +267,7 @@ def test_a_service_without_sidecars(api: ApiServer, run: Run) -> None:
 def test_a_version_that_is_not_ready(version: str, api: ApiServer, run: Run) -> None:
     api.objects[f"{CORE}/pods/app-1-{version}"] = pod(version, ready=False)
     assert refused(run("istio_canary", **CANARY), api) == (
-        f"{version} has no ready pod (1 pods match its subset); weight would be answered with 503. "
+        f"{version} has no ready pod (pods of its subset: 1); weight would be answered with 503. "
         "Deploy it and wait until it is ready"
     )
 
