@@ -178,11 +178,12 @@ def report(weights: dict[str, list[float]], steps: dict[str, list[float]], head:
     return "\n".join(lines) + "\n"
 
 
-def run(rounds: int, releases: int) -> str:
+def run(rounds: int, releases: int, *, installed: bool) -> str:
     """Measure everything; the report."""
     with entered() as stage, Clients(stage) as clients:
-        stage.played("install", "-e", f"@{os.environ['LAB_VARS']}")
-        stage.played("deploy", "-e", "@tests/demo/vars.yml")
+        if not installed:
+            stage.played("install", "-e", f"@{os.environ['LAB_VARS']}")
+            stage.played("deploy", "-e", "@tests/demo/vars.yml")
         stage.reset()
         head = [
             f"Bench of {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC",
@@ -208,13 +209,14 @@ def main() -> int:
     parser.add_argument("--cluster", default="soak", help="which cluster of the lab (default: %(default)s); it is made")
     parser.add_argument("--rounds", type=int, default=20, help="times that each module changes the weights")
     parser.add_argument("--releases", type=int, default=4, help="releases of six steps")
+    parser.add_argument("--installed", action="store_true", help="leave install and deploy out: they have run on it")
     parser.add_argument("--output", type=Path, help="default: docs/results/bench-<date>.txt")
     arguments = parser.parse_args()
     try:
         if not inside():
             prepare(arguments.cluster, lambda line: print(line, flush=True))
             enter(arguments.cluster, MODULE, sys.argv[1:])
-        text = run(arguments.rounds, arguments.releases)
+        text = run(arguments.rounds, arguments.releases, installed=arguments.installed)
     except StageError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -10,10 +10,12 @@ and v2 has all traffic at the end. All numbers of the closing table are the clie
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -71,7 +73,11 @@ class Show:
         elif re.match(r"^\S+ +: ok=", line):
             self.line(re.sub(r" +", " ", line))
         elif line.startswith("fatal:"):
-            self.line("fatal: " + line.partition("=> ")[2][:WIDTH])
+            head, _, told = line.partition(" => ")
+            with contextlib.suppress(ValueError):
+                told = json.loads(told)["msg"]
+            for number, part in enumerate(textwrap.wrap(f"{head} => {told}", WIDTH - 10)[:3]):
+                self.line(part if not number else " " * 10 + part)
 
 
 def wrapped(text: str) -> list[str]:

@@ -137,13 +137,14 @@ def write(path: Path, runs: Sequence[Json], head: Sequence[str]) -> str:
     return text
 
 
-def soak(names: Sequence[str], times: int, path: Path, named: bool) -> bool:
+def soak(names: Sequence[str], times: int, path: Path, *, named: bool, installed: bool) -> bool:
     """Run the cases in turn, and write the result after every run. Whether all is good."""
     runs: list[Json] = []
     text = ""
     with entered() as stage:
-        stage.played("install", "-e", f"@{os.environ['LAB_VARS']}")
-        stage.played("deploy", "-e", "@tests/demo/vars.yml")
+        if not installed:
+            stage.played("install", "-e", f"@{os.environ['LAB_VARS']}")
+            stage.played("deploy", "-e", "@tests/demo/vars.yml")
         head = [
             f"Soak of {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC",
             versions(stage),
@@ -169,6 +170,7 @@ def main() -> int:
     parser.add_argument("--cluster", default="soak", help="which cluster of the lab (default: %(default)s); it is made")
     parser.add_argument("--runs", type=int, default=5, help="how often each case runs (default: %(default)s, an hour)")
     parser.add_argument("--case", action="append", choices=CASES, help="only this one (may be repeated)")
+    parser.add_argument("--installed", action="store_true", help="leave install and deploy out: they have run on it")
     parser.add_argument("--output", type=Path, help="default: docs/results/soak-<date>")
     arguments = parser.parse_args()
     path = arguments.output or CHECKOUT / "docs" / "results" / f"soak-{time.strftime('%Y-%m-%d', time.gmtime())}"
@@ -176,7 +178,8 @@ def main() -> int:
         if not inside():
             prepare(arguments.cluster, lambda line: print(line, flush=True))
             enter(arguments.cluster, MODULE, sys.argv[1:])
-        good = soak(arguments.case or list(CASES), arguments.runs, path, bool(arguments.case))
+        names = arguments.case or list(CASES)
+        good = soak(names, arguments.runs, path, named=bool(arguments.case), installed=arguments.installed)
     except StageError as error:
         print(f"soak: {error}", file=sys.stderr)
         return 1
