@@ -31,7 +31,8 @@ class EvidenceError(ValueError):
 class ProxyLook:
     """What one proxy counted since its process began.
 
-    ``epoch`` is ``unit:process``: requests or attempts, and what changes with the process (its restart count).
+    ``epoch`` is ``unit:process``: requests, attempts, or idle where nothing was counted yet (Envoy makes its cluster
+    counters with the first request), and what changes with the process (its restart count).
     ``born`` is the pod's creation by the API server's clock, in seconds. ``series`` maps ``version`` or
     ``version@host`` to cumulative counts.
     """
@@ -52,7 +53,8 @@ class Look:
 
 
 def _difference(before: ProxyLook | None, now: ProxyLook, since: float) -> Iterable[tuple[str, Counts]]:
-    other_unit = before is not None and before.epoch and before.epoch.partition(":")[0] != now.epoch.partition(":")[0]
+    units = {look.epoch.partition(":")[0] for look in (before, now) if look}
+    other_unit = units >= {"requests", "attempts"}
     for key, (requests, bad) in now.series.items():
         version = key.partition("@")[0]
         if other_unit:  # it counted attempts and now counts requests, or the other way: a new base line

@@ -118,7 +118,7 @@ class Mesh:
         self, proxies: Sequence[Proxy], host: str, subsets: Iterable[str]
     ) -> Iterator[tuple[Proxy, ProxyLook | str]]:
         """What each proxy counted towards the subsets of ``host``: whole requests where it has those counters
-        (epoch ``requests:...``), attempts otherwise (``attempts:...``).
+        (epoch ``requests:...``), attempts otherwise (``attempts:...``), nothing yet (``idle:...``).
         """
         names = tuple(subsets)
         stats, clusters = _proxies.stats_path(host, names), _proxies.clusters_path(host)
@@ -127,10 +127,9 @@ class Mesh:
             series = _proxies.parse_stats(self._cluster.admin(proxy.namespace, proxy.pod, stats), host)
             unit = "requests"
             if series is None:
-                unit = "attempts"
-                series, _healthy = _proxies.parse_clusters(
-                    self._cluster.admin(proxy.namespace, proxy.pod, clusters), host
-                )
+                body = self._cluster.admin(proxy.namespace, proxy.pod, clusters)
+                series, _healthy = _proxies.parse_clusters(body, host)
+                unit = "attempts" if any(n for n, _bad in series.values()) else "idle"
             return ProxyLook(proxy.name, f"{unit}:{proxy.epoch}", proxy.born, series)
 
         return self._ask(proxies, question)

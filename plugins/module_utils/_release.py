@@ -65,13 +65,10 @@ FULL = 100
 WRITE_TRIES = 20
 
 
-Say = Callable[[str], None]
-
-
 class Release:
     """Brings a release as far as ``budget`` seconds allow; ``say`` gets one line for every event, at once."""
 
-    def __init__(self, world: World, want: Want, say: Say, continued: bool = False) -> None:
+    def __init__(self, world: World, want: Want, say: Callable[[str], None], continued: bool = False) -> None:
         """``continued``: an earlier pass of the same run has said where the release is."""
         self.world, self.want, self.say, self.continued = world, want, say, continued
         self.changed = False
@@ -187,8 +184,12 @@ class Release:
             look = self.world.look()
             stored = Evidence(record.id, self.world.now(), (), look, burst_of(look))
         self.evidence = stored
+        self._replay(record)
+
+    def _replay(self, record: Record) -> None:
+        """A gate that has seen all windows of the evidence."""
         self.gate = self._gate()
-        for window in stored.windows:
+        for window in self.evidence.windows if self.evidence else ():
             self.gate.observe(window)
         self.gate.begin_step(record.step, record.steps[record.step].weight)
 
@@ -273,6 +274,9 @@ class Release:
         if self.evidence is None:
             raise RuntimeError("a window needs a first look")
         before, look = self.evidence.look, carry(self.evidence.look, self.world.look())
+        if burst_of(look) > self.evidence.burst:  # a proxy that counts attempts has sent its first request
+            self.evidence = replace(self.evidence, burst=burst_of(look))
+            self._replay(record)
         counts = difference(before, look, self.evidence.since)
         n_c, x_c = counts.get(record.canary.name, (0, 0))
         n_b, x_b = counts.get(record.stable.name, (0, 0))

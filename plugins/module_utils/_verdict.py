@@ -228,7 +228,9 @@ def evidence(verdict: Verdict, canary: str, stable: str) -> str:
     if not shown.n_c:
         return verdict.reason
     parts = [f"bad: {describe(canary, shown.x_c, shown.n_c)}, {describe(stable, shown.x_b, shown.n_b)}"]
-    if verdict.kind == "fail":
+    if verdict.kind == "fail" and verdict.e_fail < -log(verdict.alpha_fail):
+        parts.append(verdict.reason)  # the pods' state condemned it, not the counts
+    elif verdict.kind == "fail":
         parts.append(f"beyond tolerance {odds(verdict.e_fail)} (aborts at {odds(-log(verdict.alpha_fail))})")
     elif verdict.kind in ("pass", "wait"):
         parts.append(f"within tolerance {odds(verdict.e_pass)} (goes on at {odds(-log(verdict.alpha_pass))})")

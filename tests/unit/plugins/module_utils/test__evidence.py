@@ -114,6 +114,13 @@ def test_a_proxy_that_was_idle_counts_from_its_first_request() -> None:
     assert counted(stored.look, look(a=proxy(v2=(4, 1)), b=proxy(v1=(1, 0)))) == {"v1": (0, 0), "v2": (4, 1)}
 
 
+@pytest.mark.parametrize("unit", ["requests", "attempts"])
+def test_a_proxy_that_was_idle_counts_from_nothing_in_either_unit(unit: str) -> None:
+    counted = difference(look(a=proxy("idle:0", v1=(0, 0))), look(a=proxy(f"{unit}:0", v1=(7, 2))), START)
+    assert counted == {"v1": (7, 2)}
+    assert burst_of(look(a=proxy("idle:0", v1=(0, 0)))) == 1.0
+
+
 def test_attempts_come_in_bursts() -> None:
     assert burst_of(look(a=proxy("requests:0"))) == 1.0
     assert burst_of(look(a=proxy("requests:0"), b=proxy("attempts:2"))) == 3.0
