@@ -56,15 +56,14 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         writes = [record, *_rest(record, now)]
         share = state.weight_of(record.canary.name)
         text = f"would release {record.canary.name} (now {share} %) against {record.stable.name}"
-    rate, look = _rate(world)
-    require_clients(state, look)
+    rate, proxies = _rate(world, state)
     return {
         "phase": "planned",
         "changed": bool(writes),
         "msg": text,
         "release_id": record.id,
         "requests_per_second": round(rate, 1),
-        "client_proxies": len(look.proxies),
+        "client_proxies": proxies,
         "plan": [_line(world, state, want, written, rate) for written in writes],
         "diff": _diff(world, state, writes[0]) if writes else {},
     }
@@ -76,13 +75,14 @@ def _rest(record: Record, now: float) -> list[Record]:
     return [*later, (later or [record])[-1].ended(PROMOTED, now, "")]
 
 
-def _rate(world: LiveWorld) -> tuple[float, Look]:
-    """(requests per second to all versions between two looks, the second look)."""
+def _rate(world: LiveWorld, state: State) -> tuple[float, int]:
+    """(requests per second to all versions, proxies read), between two looks. Raises ReleaseError without clients."""
     before = world.look()
+    require_clients(state, before)
     world.sleep(RATE_SECONDS)
     after = world.look()
     requests = sum(n for n, _bad in difference(before, after, before.time).values())
-    return requests / max(after.time - before.time, 0.1), after
+    return requests / max(after.time - before.time, 0.1), len(after.proxies)
 
 
 def _line(world: LiveWorld, state: State, want: Want, record: Record, rate: float) -> dict[str, Any]:

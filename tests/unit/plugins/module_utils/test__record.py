@@ -32,7 +32,7 @@ RECORD = Record(
     "9f3c21ab", "uid-1", Version("v1", "5fb"), Version("v2", "68c"), STEPS, 1, PROGRESSING, 10.5, 20.25, "me"
 )
 
-texts = st.text(max_size=8)
+texts = st.text('aü/~"\\{}\n 0', max_size=8)
 times = st.floats(0, 2e9)
 records = st.builds(
     Record,
@@ -55,7 +55,7 @@ def data() -> dict[str, Any]:
     return found
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(records)
 def test_round_trip(record: Record) -> None:
     assert loads(record.dumps()) == record
@@ -121,11 +121,11 @@ def test_a_broken_text_is_refused(text: str, why: str) -> None:
     )
 
 
-scalars = st.one_of(st.none(), st.booleans(), st.integers(-1, 200), st.floats(0, 9), st.text(max_size=3))
+scalars = st.one_of(st.none(), st.booleans(), st.integers(-1, 200), st.floats(0, 9), texts)
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from([*data(), "strange"]), anything)
 def test_an_edited_field_is_refused_or_harmless(key: str, value: Any) -> None:
     """Whatever somebody typed in: RecordError, or a record whose weights can be computed and written."""
