@@ -337,6 +337,8 @@ def up(cluster: Cluster, *, istio: bool) -> None:
         if cluster.mode == "made":
             engine.ensure(cluster.places)
         new = _running(cluster)
+        if cluster.mode == "made":
+            engine.favour(cluster.places)
         _load_images(cluster)
         _addons(cluster)
         write(cluster.variables, mesh.variables(cluster.places, cluster.mode))
