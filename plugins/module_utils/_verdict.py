@@ -223,19 +223,18 @@ def line(verdict: Verdict, canary: str, stable: str) -> str:
 
 
 def evidence(verdict: Verdict, canary: str, stable: str) -> str:
-    """What the verdict rests on: counts of both versions, odds, and what would change it."""
+    """What the verdict rests on: counts of both versions, the odds that lead, and what would change it."""
     shown = verdict.shown
     if not shown.n_c:
         return verdict.reason
     parts = [f"bad: {describe(canary, shown.x_c, shown.n_c)}, {describe(stable, shown.x_b, shown.n_b)}"]
-    if verdict.kind == "fail" and verdict.e_fail < -log(verdict.alpha_fail):
-        parts.append(verdict.reason)  # the pods' state condemned it, not the counts
-    elif verdict.kind == "fail":
+    proven = verdict.e_fail >= -log(verdict.alpha_fail)
+    if verdict.kind == "no_data" or (verdict.kind == "fail" and not proven):
+        parts.append(verdict.reason)  # not the counts decided, but the source or the pods' state
+    elif proven or (verdict.kind == "wait" and verdict.e_fail > max(verdict.e_pass, 0.0)):
         parts.append(f"beyond tolerance {odds(verdict.e_fail)} (aborts at {odds(-log(verdict.alpha_fail))})")
-    elif verdict.kind in ("pass", "wait"):
+    else:
         parts.append(f"within tolerance {odds(verdict.e_pass)} (goes on at {odds(-log(verdict.alpha_pass))})")
-    if verdict.kind == "wait" and verdict.more_seconds:
-        parts.append(f"about {duration(verdict.more_seconds)} more")
-    elif verdict.kind not in ("pass", "wait", "fail"):
-        parts.append(verdict.reason)
+        if verdict.kind == "wait" and verdict.more_seconds:
+            parts.append(f"about {duration(verdict.more_seconds)} more")
     return "  ".join(parts)

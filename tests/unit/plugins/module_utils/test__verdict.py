@@ -77,6 +77,13 @@ def test_a_canary_without_ready_pods_says_so() -> None:
     assert line(found, "v2", "v1") == "FAIL  the canary has 10 % of the traffic and no ready pod"
 
 
+def test_wait_shows_the_odds_that_lead() -> None:
+    found = verdict(200, 4, 1800, 0)
+    assert found.kind == "wait"
+    assert "beyond tolerance" in evidence(found, "v2", "v1")
+    assert "aborts at 100 : 1" in evidence(found, "v2", "v1")
+
+
 def test_the_line_is_the_kind_and_the_evidence() -> None:
     found = verdict(1000, 100, 9000, 0)
     assert line(found, "v2", "v1") == f"FAIL  {evidence(found, 'v2', 'v1')}"
