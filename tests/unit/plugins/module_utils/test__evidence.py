@@ -187,7 +187,7 @@ def test_round_trip() -> None:
 
 
 def test_compaction_adds_windows_up_exactly() -> None:
-    clean = tuple(Window(0, 10, 1.0, 5, 0, 45, 0) for _ in range(1000))
+    clean = (Window(0, 10, 1.0, 5, 0, 45, 0),) * 1000
     back = loads(dumps(Evidence("9f3c", START, (*clean, *WINDOWS), look())))
     assert len(back.windows) < 20
     for field in ("seconds", "n_c", "x_c", "n_b", "x_b"):
