@@ -123,6 +123,7 @@ def measure_steps(stage: Stage, releases: int) -> dict[str, list[float]]:
     plan = {"canary_steps": [{"weight": weight} for weight in WEIGHTS], "canary_analysis": GATE}
     for number in range(releases):
         version = "v2" if number % 2 == 0 else "v1"
+        stage.reset("v1" if version == "v2" else "v2")  # no record of the last one
         began = time.time()
         done = stage.played("promote", "-e", json.dumps(plan), "-e", f"canary_version={version}")
         ended = time.time()
@@ -192,6 +193,8 @@ def run(rounds: int, releases: int, *, installed: bool) -> str:
         ]
         clients.start(RATE)
         weights = measure_weights(stage, rounds)
+        for kind in KINDS:
+            print(row(kind, weights[kind]), flush=True)
         stage.reset()
         steps = measure_steps(stage, releases)
         counted = clients.stop()

@@ -298,7 +298,8 @@ class Stage:
         """Run a playbook that has to end well. Raises StageError with its last lines."""
         done = self.play(name, *words).end()
         if done.code:
-            raise StageError(f"playbooks/{name}.yml ended with {done.code}: " + " | ".join(done.lines[-12:]))
+            said = [line for line in done.lines if line.startswith(("[ERROR]", "fatal:"))] or done.lines[-6:]
+            raise StageError(f"playbooks/{name}.yml ended with {done.code}: " + " | ".join(said)[:600])
         return done
 
 
