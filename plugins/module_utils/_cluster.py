@@ -165,6 +165,16 @@ class Cluster:
         done: dict[str, Any] = self.request(method, path, body, fieldManager=FIELD_MANAGER)
         return done
 
+    def may(self, verb: str, group: str, plural: str, namespace: str) -> bool:
+        """Whether the account may do this (a SelfSubjectAccessReview); True where nobody tells."""
+        wish = {"verb": verb, "group": group, "resource": plural, "namespace": namespace}
+        body = {"spec": {"resourceAttributes": wish}}
+        try:
+            answer = self.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
+        except ApiError:
+            return True
+        return bool(answer["status"]["allowed"])
+
     # ------------------------------------------------------------ time
 
     def _set_clock(self, date: str | None) -> None:

@@ -26,6 +26,13 @@ LEASES = "coordination.k8s.io/v1"
 LEASE_SECONDS = 15
 SLOW_READ_SECONDS = 2.0  # pods, Service and DestinationRule are read at most this often
 SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often
+WRITES = (
+    ("patch", "networking.istio.io", "virtualservices"),
+    ("create", "", "configmaps"),
+    ("update", "", "configmaps"),
+    ("create", "coordination.k8s.io", "leases"),
+    ("update", "coordination.k8s.io", "leases"),
+)
 PROCESS = "progressive.istio/process"
 
 
@@ -382,6 +389,7 @@ class LiveWorld:
 
     def acquire(self) -> str:
         with reading():
+            self._require_permissions()
             lease = self.cluster.get(LEASES, self.namespace, "leases", self.own_name)
             if lease is None:
                 return self._write_lease("POST", {"metadata": self._metadata(), "spec": {}})
@@ -389,6 +397,19 @@ class LiveWorld:
             if holder in ("", self.run.id) or self._process_is_gone(lease):
                 return self._write_lease("PUT", lease)
             return self._wait_for(lease, holder)
+
+    def _require_permissions(self) -> None:
+        """Before the first write: all that a release writes. Otherwise it would fail after the first half of it."""
+        missing = [
+            f"{verb} {plural}" + (f".{group}" if group else "")
+            for verb, group, plural in WRITES
+            if not self.cluster.may(verb, group, plural, self.namespace)
+        ]
+        if missing:
+            raise ReleaseError(
+                f"in namespace {self.namespace} the account that runs this may not {', '.join(missing)}; "
+                "nothing was written. Grant it that"
+            )
 
     def _wait_for(self, lease: dict[str, Any], holder: str) -> str:
         """Take the lease over when it was not renewed for its whole duration, as seen from here: clocks may differ."""

@@ -121,6 +121,10 @@ class ApiServer:
         self.requests.append((method, path))
         if self.broken:
             return self.broken, {"message": "etcdserver: leader changed"}
+        if path.endswith("/selfsubjectaccessreviews"):
+            self.requests.pop()  # it is asked, nothing is written
+            wish = json.loads(body)["spec"]["resourceAttributes"]
+            return 201, {"status": {"allowed": (wish["verb"], wish["resource"]) not in self.denied}}
         group, namespace, plural, name = self._parts(path)
         verb = {"GET": "get" if name else "list", "PATCH": "patch", "POST": "create", "PUT": "update"}[method]
         if (verb, plural) in self.denied:

@@ -10,6 +10,7 @@ import socket
 from typing import Any
 
 import pytest
+from ansible_collections.progressive.istio.plugins.module_utils import _release
 
 from .conftest import CORE, HOST, ApiServer, Run, pod
 
@@ -161,6 +162,17 @@ def test_the_write_is_forbidden(api: ApiServer, run: Run) -> None:
     assert result["msg"] == forbidden("patch", "virtualservices", "app-1")
     assert api.objects == before
     assert len(api.written) == 1, "asked once, and not again"
+
+
+def test_all_that_a_release_may_not_write_is_named_before_the_first_write(
+    api: ApiServer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_release, "require_clients", lambda *_given: None)  # this API server has no proxies
+    api.denied = {("patch", "virtualservices"), ("create", "leases")}
+    assert refused(run("istio_canary", **CANARY), api) == (
+        "in namespace namespace-1 the account that runs this may not patch virtualservices.networking.istio.io, "
+        "create leases.coordination.k8s.io; nothing was written. Grant it that"
+    )
 
 
 def test_port_forwards_are_forbidden(api: ApiServer, run: Run) -> None:
