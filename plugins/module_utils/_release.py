@@ -84,7 +84,7 @@ class Release:
     def run(self, budget: float) -> Outcome:
         """One pass. Raises ReleaseError for what the user has to mend, Stopped and Orphaned when it must not go on."""
         self.deadline = self.world.now() + budget
-        state = self._observe()
+        state = self._observe(UNREACHABLE_SECONDS if self.continued else 0.0)
         decision = admit(self.want, state)
         if isinstance(decision, Refuse):
             return self._outcome(decision.phase, decision.text, failed=True, weight=state.weight_of(self.want.canary))
@@ -381,7 +381,7 @@ class Release:
 
     def _write(self, record: Record, expect: Record | None, move: bool = True, force: bool = False) -> str:
         """Write the record (and its weights), once, or know that it happened. Returns the drift that was overruled."""
-        state = self._observe()
+        state, refused = self._observe(), ""
         for attempt in range(WRITE_TRIES):
             if attempt:
                 state = self._observe()
@@ -397,16 +397,15 @@ class Release:
                 raise Orphaned
             try:
                 self.world.write(state, record, move)
-            except Conflict:
+            except Conflict as error:
+                refused = f": {error}"
                 continue
             except Lost:
                 self.world.sleep(self.want.interval)
                 continue
             self.changed = True
             return drifted
-        raise ReleaseError(
-            f"{state.where} changes faster than it can be written ({WRITE_TRIES} tries); nothing was set"
-        )
+        raise ReleaseError(f"{state.where} could not be written in {WRITE_TRIES} tries, nothing was set{refused}")
 
     def _taken_over(self, state: State, record: Record) -> str:
         if state.record is None:
@@ -418,17 +417,16 @@ class Release:
 
     # ---------------------------------------------------------------- small things
 
-    def _observe(self) -> State:
-        """Read the state, through short absences of the API server."""
+    def _observe(self, patience: float = UNREACHABLE_SECONDS) -> State:
+        """Read the state, through absences of the API server up to ``patience`` seconds (none before a run begins)."""
         began = self.world.now()
         while True:
             try:
                 return self.world.observe()
             except Unreachable as error:
-                if self.world.now() - began > UNREACHABLE_SECONDS:
-                    raise ReleaseError(
-                        f"the API server has not answered for {UNREACHABLE_SECONDS:.0f} s: {error}"
-                    ) from None
+                if self.world.now() - began >= patience:
+                    waited = f"the API server has not answered for {patience:.0f} s: " if patience else ""
+                    raise ReleaseError(f"{waited}{error}") from None
                 if not self.world.alive():
                     raise Orphaned from None
                 now = self.world.now()

@@ -134,7 +134,7 @@ class Runner:
         self.mesh, self.name = mesh, name
         self.kill_before, self.kill_after = kill_before, kill_after
         self.lose_answer, self.lose_write, self.conflict = lose_answer, lose_write, conflict
-        self.count = 0
+        self.count = self.passes = 0
         self.dead = self.orphan = False
         self.said: list[str] = []
         self.before_write: Callable[[int], None] = lambda _number: None
@@ -274,7 +274,12 @@ class Runner:
         """Passes until the release is over, as the action plugin makes them."""
         changed = False
         while True:
-            outcome = Release(self, want, self.said.append).run(budget)
+            outcome = self.one_pass(want, budget)
             changed = changed or outcome.changed
             if outcome.finished:
                 return replace(outcome, changed=changed)
+
+    def one_pass(self, want: Want, budget: float = 2.0) -> Outcome:
+        """One pass of this run."""
+        self.passes += 1
+        return Release(self, want, self.said.append, continued=self.passes > 1).run(budget)

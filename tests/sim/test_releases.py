@@ -125,7 +125,7 @@ def test_a_client_that_cannot_be_read_is_never_a_pass() -> None:
     mesh = Mesh(8, steady(0.0), steady(0.0))
     mesh.advance(1)
     runner = Runner(mesh)
-    first = Release_once(runner, WANT)
+    first = runner.one_pass(WANT)
     assert not first.finished
     mesh.clients[0].silent = True
     outcome = runner.run(replace(WANT, max_wait=60))
@@ -134,12 +134,6 @@ def test_a_client_that_cannot_be_read_is_never_a_pass() -> None:
     mesh.clients[0].silent = False
     mesh.advance(60)
     assert Runner(mesh, "later").run(WANT).phase == "promoted"
-
-
-def Release_once(runner: Runner, want: Want) -> Outcome:  # noqa: N802 - reads as the class that it calls
-    from ansible_collections.progressive.istio.plugins.module_utils._release import Release
-
-    return Release(runner, want, runner.said.append).run(2.0)
 
 
 def test_a_proxy_cut_off_from_istiod_is_named_and_the_release_taken_back() -> None:
@@ -156,7 +150,7 @@ def test_a_proxy_cut_off_from_istiod_is_named_and_the_release_taken_back() -> No
 def test_drift_holds_with_both_values_and_the_manager() -> None:
     mesh = Mesh(10, steady(0.0), steady(0.0))
     runner = Runner(mesh)
-    assert not Release_once(runner, WANT).finished
+    assert not runner.one_pass(WANT).finished
     mesh.set_by_hand("argocd", v1=70, v2=30)
     outcome = runner.run(WANT)
     assert (outcome.phase, outcome.failed) == ("held", True)
@@ -172,7 +166,7 @@ def test_drift_holds_with_both_values_and_the_manager() -> None:
 def test_proven_failure_goes_back_even_from_drifted_weights() -> None:
     mesh = Mesh(11, steady(0.0), steady(0.0))
     runner = Runner(mesh)
-    assert not Release_once(runner, WANT).finished
+    assert not runner.one_pass(WANT).finished
     mesh.rates["v2"] = steady(1.0)
     mesh.advance(2)
     mesh.set_by_hand("kubectl-edit", v1=60, v2=40)
@@ -186,7 +180,7 @@ def test_proven_failure_goes_back_even_from_drifted_weights() -> None:
 def test_record_wiped_in_mid_release_is_noticed_and_nothing_written() -> None:
     mesh = Mesh(12, steady(0.0), steady(0.0))
     runner = Runner(mesh)
-    assert not Release_once(runner, WANT).finished
+    assert not runner.one_pass(WANT).finished
     mesh.annotation = None
     mesh.version += 1
     before = len(mesh.writes)
@@ -210,14 +204,14 @@ def test_partial_weight_without_record_is_adopted_only_when_told() -> None:
 
 def test_another_version_is_refused_while_one_is_released() -> None:
     mesh = Mesh(14, steady(0.0), steady(0.0))
-    assert not Release_once(Runner(mesh), WANT).finished
+    assert not Runner(mesh).one_pass(WANT).finished
     other = Runner(mesh, "runner-1").run(replace(WANT, canary="old"))
     assert (other.phase, other.failed) == ("refused", True)
 
 
 def test_canary_changed_in_mid_release_is_taken_back() -> None:
     mesh = Mesh(15, steady(0.0), steady(0.0))
-    assert not Release_once(Runner(mesh), WANT).finished
+    assert not Runner(mesh).one_pass(WANT).finished
     mesh.hashes["v2"] = "h9"
     outcome = Runner(mesh, "runner-1").run(WANT)
     assert outcome.phase == "aborted"
@@ -251,7 +245,7 @@ def test_drift_between_look_and_write_is_held_not_overwritten() -> None:
 def test_canary_without_pods_is_taken_back() -> None:
     mesh = Mesh(16, steady(0.0), steady(0.0), rps=0.0)
     runner = Runner(mesh)
-    assert not Release_once(runner, WANT).finished
+    assert not runner.one_pass(WANT).finished
     mesh.ready["v2"] = 0
     outcome = runner.run(WANT)
     assert outcome.phase == "aborted"
@@ -267,7 +261,7 @@ def test_both_versions_broken_blames_nobody() -> None:
 
 def test_abort_on_request_ends_green_and_twice_is_once() -> None:
     mesh = Mesh(18, steady(0.0), steady(0.0))
-    assert not Release_once(Runner(mesh), WANT).finished
+    assert not Runner(mesh).one_pass(WANT).finished
     outcome = Runner(mesh).run(Want("", state="aborted"))
     check_end(mesh, outcome)
     assert (outcome.failed, outcome.changed) == (False, True)
@@ -278,7 +272,7 @@ def test_abort_on_request_ends_green_and_twice_is_once() -> None:
 def test_abort_overrules_a_live_runner_which_then_stops() -> None:
     mesh = Mesh(26, steady(0.0), steady(0.0))
     runner = Runner(mesh, "one")
-    assert not Release_once(runner, WANT).finished
+    assert not runner.one_pass(WANT).finished
     assert Runner(mesh, "on-call").run(Want("", state="aborted")).phase == "aborted"
     before = len(mesh.writes)
     outcome = runner.run(WANT)
@@ -300,17 +294,26 @@ def test_no_weight_before_the_proxies_have_an_endpoint() -> None:
 
 def test_second_runner_is_refused_and_writes_nothing() -> None:
     mesh = Mesh(19, steady(0.0), steady(0.0))
-    assert not Release_once(Runner(mesh, "one"), WANT).finished
+    assert not Runner(mesh, "one").one_pass(WANT).finished
     before = len(mesh.writes)
     with pytest.raises(Stopped, match="one"):
         Runner(mesh, "two").run(WANT)
     assert len(mesh.writes) == before
 
 
+def test_an_api_server_that_is_away_at_the_start_is_told_at_once() -> None:
+    mesh = Mesh(32, steady(0.0), steady(0.0))
+    mesh.away_until = mesh.time + 60
+    began = mesh.time
+    with pytest.raises(ReleaseError, match=r"^connection refused$"):
+        Runner(mesh).run(WANT)
+    assert mesh.time == began
+
+
 def test_an_orphan_writes_nothing_more() -> None:
     mesh = Mesh(20, steady(0.0), steady(0.0))
     runner = Runner(mesh)
-    assert not Release_once(runner, WANT).finished
+    assert not runner.one_pass(WANT).finished
     before, evidence = len(mesh.writes), mesh.evidence
     runner.orphan = True
     with pytest.raises(Orphaned):
@@ -330,7 +333,7 @@ def test_until_step_waits_and_goes_on() -> None:
 def test_api_server_away_for_a_minute_costs_nothing() -> None:
     mesh = Mesh(22, steady(0.0), steady(0.0))
     runner = Runner(mesh)
-    assert not Release_once(runner, WANT).finished
+    assert not runner.one_pass(WANT).finished
     mesh.away_until = mesh.time + 60
     outcome = runner.run(WANT)
     check_end(mesh, outcome)
@@ -340,7 +343,7 @@ def test_api_server_away_for_a_minute_costs_nothing() -> None:
 def test_api_server_away_for_long_is_said_and_the_next_run_goes_on() -> None:
     mesh = Mesh(23, steady(0.0), steady(0.0))
     runner = Runner(mesh)
-    assert not Release_once(runner, WANT).finished
+    assert not runner.one_pass(WANT).finished
     mesh.away_until = mesh.time + 600
     with pytest.raises(ReleaseError, match="has not answered"):
         runner.run(WANT)

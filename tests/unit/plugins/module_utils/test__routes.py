@@ -233,6 +233,17 @@ def test_pick_route_says_why_not(obj: dict[str, Any], canary: str, name: str, te
 # ---------------------------------------------------------------- patching
 
 
+def test_a_patch_never_tests_the_text_of_an_annotation() -> None:
+    """The API server compares strings as they are escaped; Go writes ">" as an escape, Python does not."""
+    obj = virtual_service("http: [{route: [{destination: {host: a, subset: v1}, weight: 100}]}]")
+    obj["metadata"]["annotations"] = {OURS: "odds >1,000 : 1 \u00e9"}
+    patch = weight_patch(obj, http_routes(obj)[0], {}, {OURS: "new"})
+    assert [(op["op"], op["path"]) for op in patch if "annotations" in op["path"]] == [
+        ("add", "/metadata/annotations/progressive.istio~1release")
+    ]
+    assert ("replace", "/metadata/resourceVersion") in [(op["op"], op["path"]) for op in patch]
+
+
 @pytest.mark.parametrize("metadata", METADATA, ids=["bare", "empty", "foreign", "ours and foreign"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_patch_changes_two_weights_and_our_annotation_only(name: str, metadata: dict[str, Any]) -> None:
