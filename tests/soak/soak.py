@@ -137,15 +137,27 @@ def write(path: Path, runs: Sequence[Json], head: Sequence[str]) -> str:
     return text
 
 
-def soak(names: Sequence[str], times: int, path: Path, *, named: bool, installed: bool) -> bool:
+def earlier(path: Path) -> tuple[list[str], list[Json]]:
+    """Head and runs of a result that is there already; nothing without one."""
+    with contextlib.suppress(FileNotFoundError):
+        found = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        return [*found["head"], ""], found["runs"]
+    return [], []
+
+
+def soak(
+    names: Sequence[str], times: int, path: Path, before: tuple[list[str], list[Json]], *, named: bool, installed: bool
+) -> bool:
     """Run the cases in turn, and write the result after every run. Whether all is good."""
-    runs: list[Json] = []
+    heads, runs = before
+    known = len(runs)
     text = ""
     with entered() as stage:
         if not installed:
             stage.played("install", "-e", f"@{os.environ['LAB_VARS']}")
             stage.played("deploy", "-e", "@tests/demo/vars.yml")
         head = [
+            *heads,
             f"Soak of {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC",
             versions(stage),
             f"at its start: {machine()}",
@@ -161,7 +173,7 @@ def soak(names: Sequence[str], times: int, path: Path, *, named: bool, installed
                     print(f"{number + 1}/{times}  {name:<18} {last['seconds']:>6.0f} s  {verdict}", flush=True)
                     text = write(path, runs, head)
             print(text)
-    return bool(runs) and not any(run["wrong"] for run in runs)
+    return len(runs) > known and not any(run["wrong"] for run in runs[known:])
 
 
 def main() -> int:
@@ -170,6 +182,7 @@ def main() -> int:
     parser.add_argument("--cluster", default="soak", help="which cluster of the lab (default: %(default)s); it is made")
     parser.add_argument("--runs", type=int, default=5, help="how often each case runs (default: %(default)s, an hour)")
     parser.add_argument("--case", action="append", choices=CASES, help="only this one (may be repeated)")
+    parser.add_argument("--append", action="store_true", help="add the runs to those of the result file that is there")
     parser.add_argument("--installed", action="store_true", help="leave install and deploy out: they have run on it")
     parser.add_argument("--output", type=Path, help="default: docs/results/soak-<date>")
     arguments = parser.parse_args()
@@ -179,7 +192,8 @@ def main() -> int:
             prepare(arguments.cluster, lambda line: print(line, flush=True))
             enter(arguments.cluster, MODULE, sys.argv[1:])
         names = arguments.case or list(CASES)
-        good = soak(names, arguments.runs, path, named=bool(arguments.case), installed=arguments.installed)
+        before = earlier(path) if arguments.append else ([], [])
+        good = soak(names, arguments.runs, path, before, named=bool(arguments.case), installed=arguments.installed)
     except StageError as error:
         print(f"soak: {error}", file=sys.stderr)
         return 1
