@@ -54,3 +54,12 @@ def _trust(value: Any) -> Any:
 @pytest.fixture
 def render() -> Callable[..., Any]:
     return _render
+
+
+@pytest.fixture
+def template() -> Callable[..., Any]:
+    def value(text: str, **variables: Any) -> Any:
+        _load_plugins()
+        return Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text))
+
+    return value

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 Render = Callable[..., Any]
 
@@ -88,6 +90,49 @@ def test_users(render: Render) -> None:
         _istio_objects={"results": [{"resources": objects}, {"skipped": True}]},
     )
     assert found == ["pod n/sidecar", "pod n/native", "VirtualService n/x"]
+
+
+def _compared(before: Any, after: Any) -> dict[str, Any]:
+    return {"diff": {"before": before, "after": after}, "result": {"metadata": {"name": "x"}}}
+
+
+@pytest.mark.parametrize(
+    ("compared", "expected"),
+    [
+        (_compared({}, {}), []),
+        (_compared({"spec": 1}, {"spec": 2}), ["x"]),
+        ({"diff": {}, "result": {"metadata": {"name": "x"}}}, []),
+        ({"result": {"results": [_compared({}, {}), _compared({}, {"spec": 2})]}}, ["x"]),
+    ],
+    ids=["only managed fields", "another object", "the same object", "several objects"],
+)
+def test_what_istioctl_would_change(render: Render, compared: dict[str, Any], expected: list[str]) -> None:
+    assert render("istio", "differs.yml.j2", _istio_compared=compared) == expected
+
+
+def _istiod(labels: dict[str, str], annotations: dict[str, str] | None) -> dict[str, Any]:
+    metadata = {"name": "istiod", "namespace": "istio-system", "labels": labels}
+    return {"metadata": metadata | ({} if annotations is None else {"annotations": annotations})}
+
+
+@pytest.mark.parametrize(
+    ("istiod", "by_helm", "by_istioctl"),
+    [
+        (_istiod({"app.kubernetes.io/managed-by": "Helm"}, {"meta.helm.sh/release-name": "istiod"}), True, False),
+        (
+            _istiod({"app.kubernetes.io/managed-by": "Helm", "operator.istio.io/managed": "Reconcile"}, None),
+            False,
+            True,
+        ),
+        (_istiod({"app.kubernetes.io/managed-by": "Helm"}, {}), False, False),
+    ],
+    ids=["helm", "istioctl renders helm's labels too", "neither"],
+)
+def test_who_installed_it(template: Render, istiod: dict[str, Any], by_helm: bool, by_istioctl: bool) -> None:
+    tasks = yaml.safe_load((Path(__file__).parents[3] / "roles" / "istio" / "tasks" / "main.yml").read_text())
+    variables = {"_istio_mine": [istiod]}
+    assert template(tasks[1]["vars"]["_istio_by_helm"], **variables) is by_helm
+    assert template(tasks[1]["vars"]["_istio_by_istioctl"], **variables) is by_istioctl
 
 
 def _validators(revision: str) -> dict[str, Any]:
