@@ -106,7 +106,7 @@ def _check(record: Record) -> None:
     if not all(isinstance(text, str) for text in (*texts, *asdict(record.canary).values())):
         raise RecordError(_broken("id, uid, by, reason, stable and canary hold text"))
     for name, number in (("step", record.step), *(("weight", s.weight) for s in record.steps)):
-        if type(number) is not int:
+        if not isinstance(number, int) or isinstance(number, bool):
             raise RecordError(_broken(f"{name} {number!r} is not a whole number"))
     for name, seconds in (
         ("started", record.started),

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import exp, floor, log
+from math import exp, floor, isnan, log
 from typing import Any, Literal
 
 #: `_gate` says when each is given.
@@ -34,7 +34,7 @@ class Window:
         """Raise ValueError, naming the field, if this cannot have been counted."""
         if not 0 <= self.weight <= 100:
             raise ValueError(f"window.weight: expected 0 to 100, got {self.weight}")
-        if not self.seconds >= 0:
+        if self.seconds < 0 or isnan(self.seconds):
             raise ValueError(f"window.seconds: expected 0 or more, got {self.seconds}")
         for name, bad, every in (("c", self.x_c, self.n_c), ("b", self.x_b, self.n_b)):
             if not 0 <= bad <= every:

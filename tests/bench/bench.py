@@ -107,7 +107,8 @@ def measure_weights(stage: Stage, rounds: int) -> dict[str, list[float]]:
         if kind:
             seconds[kind].append(float(case.get("time", "nan")))
     if {len(found) for found in seconds.values()} != {rounds}:
-        raise StageError(f"{rounds} times of each kind expected, got { {k: len(v) for k, v in seconds.items()} }")
+        got = {kind: len(found) for kind, found in seconds.items()}
+        raise StageError(f"{rounds} times of each kind expected, got {got}")
     return seconds
 
 

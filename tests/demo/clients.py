@@ -31,7 +31,7 @@ MOST_SECONDS = 1800  # a client that nobody ends stops sending by itself
 
 def seconds_of(stamp: str) -> float:
     """A time in the client's JSON (RFC 3339, nanoseconds) as seconds since the epoch."""
-    head, _, rest = stamp.rstrip("Z").partition(".")
+    head, _sep, rest = stamp.rstrip("Z").partition(".")
     return datetime.fromisoformat(head + "+00:00").timestamp() + (float(f"0.{rest}") if rest else 0.0)
 
 

@@ -67,13 +67,13 @@ class Show:
     def release(self, line: str) -> None:
         """A line of ansible-playbook: live lines as they are, the reason of a failure, and the closing counts."""
         if EVENT.match(line):
-            head, _, text = line.partition("] ")
+            head, _sep, text = line.partition("] ")
             for number, part in enumerate(wrapped(text)):
                 self.line(f"{head}] {part}" if not number else " " * (len(head) + 2) + part)
         elif re.match(r"^\S+ +: ok=", line):
             self.line(re.sub(r" +", " ", line))
         elif line.startswith("fatal:"):
-            head, _, told = line.partition(" => ")
+            head, _sep, told = line.partition(" => ")
             with contextlib.suppress(ValueError):
                 told = json.loads(told)["msg"]
             for number, part in enumerate(textwrap.wrap(f"{head} => {told}", WIDTH - 10)[:3]):
@@ -82,7 +82,7 @@ class Show:
 
 def wrapped(text: str) -> list[str]:
     """The text of a live line in pieces that fit, broken where it has two spaces; a command to copy is cut short."""
-    stamp, _, rest = text.partition("  ")
+    stamp, _sep, rest = text.partition("  ")
     pieces = [stamp]
     for part in re.split(r"  +", rest.strip()):
         piece = part if "kubectl" not in part else part.partition(" --type")[0] + " ..."

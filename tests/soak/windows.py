@@ -36,7 +36,7 @@ def windows(stage: Stage, clients: Clients) -> Json:
         playing.wait_for(r"step 1/2 .*weight 30 % in", 120)
         clients.start(RATE, PODS, SECONDS=str(SEND_SECONDS))
         time.sleep(15.0)
-        deleted, restarted, *_ = clients.names()
+        deleted, restarted, *_others = clients.names()
         stage.kubectl("delete", "pod", "-n", NAMESPACE, deleted, "--wait=false")
         time.sleep(5.0)
         _scale(stage, clients.name, PODS + 1)
