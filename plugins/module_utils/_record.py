@@ -105,7 +105,8 @@ def _check(record: Record) -> None:
     texts = (record.id, record.uid, record.by, record.reason, *asdict(record.stable).values())
     if not all(isinstance(text, str) for text in (*texts, *asdict(record.canary).values())):
         raise RecordError(_broken("id, uid, by, reason, stable and canary hold text"))
-    for name, number in (("step", record.step), *(("weight", s.weight) for s in record.steps)):
+    numbers: list[tuple[str, Any]] = [("step", record.step), *(("weight", s.weight) for s in record.steps)]
+    for name, number in numbers:
         if not isinstance(number, int) or isinstance(number, bool):
             raise RecordError(_broken(f"{name} {number!r} is not a whole number"))
     for name, seconds in (
