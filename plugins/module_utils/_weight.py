@@ -183,7 +183,8 @@ def _ports(cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute) -
 def _verify(
     cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.HttpRoute, timeout: float
 ) -> dict[str, Any]:
-    mesh.refresh()
+    if not mesh.proxies:  # otherwise listed a moment ago, before the write
+        mesh.refresh()
     ports = _ports(cluster, obj, route)
     deadline = time.monotonic() + timeout
     done: set[str] = set()
