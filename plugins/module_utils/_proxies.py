@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -83,19 +83,19 @@ def envoy_routes(body: bytes, namespace: str, name: str) -> list[tuple[str, dict
     return found
 
 
-def lag(body: bytes, obj: Object, route: HttpRoute) -> str | None:
+def lag(body: bytes, obj: Object, route: HttpRoute, subsets: Sequence[str] = ()) -> str | None:
     """None: the proxy does not have the route. Empty: it runs the weights of ``obj``. Else what it runs instead.
 
     Several http routes may go to the same subsets (a match route for testers above the weighted one), and Envoy's
     routes carry no index; so what is there has to be among what the object's routes of that name ask for, and what
-    ``route`` asks for has to be there.
+    ``route`` asks for has to be there. ``subsets``: those that ``route`` had before this change, if it lost any.
     """
     meta = obj["metadata"]
     expected = expected_clusters(obj, route)
     intended = expected[0]
     ours = {key for shares in expected for key in shares}
     host = next(iter(intended), "|").partition("|")[2]
-    ours |= {f"{name}|{host}" for name in (d.subset for d in route.destinations)}
+    ours |= {f"{name}|{host}" for name in (*(d.subset for d in route.destinations), *subsets)}
     candidates = [
         shares
         for name, shares in envoy_routes(body, meta.get("namespace", ""), meta["name"])
