@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ansible_collections.progressive.istio.plugins.module_utils import _proxies
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import ProxyLook
-from ansible_collections.progressive.istio.plugins.module_utils._routes import HttpRoute, Object
+from ansible_collections.progressive.istio.plugins.module_utils._routes import Object, Route
 
 CONTAINER = "istio-proxy"
 SELECTOR = "service.istio.io/canonical-name"  # the injector puts it on every sidecar and gateway
@@ -96,11 +96,11 @@ class Mesh:
         self,
         ports: Iterable[int],
         obj: Object,
-        route: HttpRoute,
+        route: Route,
         skip: set[str] = frozenset(),  # type: ignore[assignment]
     ) -> dict[str, Answer]:
         """What every proxy runs for the route, by pod UID, without those in ``skip``. One that leaves may be silent."""
-        path = _proxies.routes_path(ports)
+        path = _proxies.routes_path(ports, route.section)
 
         def question(proxy: Proxy) -> Answer:
             body = self._cluster.admin(proxy.namespace, proxy.pod, path)
@@ -115,32 +115,30 @@ class Mesh:
         return answers
 
     def counters(
-        self, proxies: Sequence[Proxy], host: str, subsets: Iterable[str]
+        self, proxies: Sequence[Proxy], backends: _proxies.Backends
     ) -> Iterator[tuple[Proxy, ProxyLook | str]]:
-        """What each proxy counted towards the subsets of ``host``: whole requests where it has those counters
+        """What each proxy counted towards the versions: whole requests where it has those counters
         (epoch ``requests:...``), attempts otherwise (``attempts:...``), nothing yet (``idle:...``).
         """
-        names = tuple(subsets)
-        stats, clusters = _proxies.stats_path(host, names), _proxies.clusters_path(host)
+        stats, clusters = _proxies.stats_path(backends), _proxies.clusters_path(backends)
 
         def question(proxy: Proxy) -> ProxyLook:
-            series = _proxies.parse_stats(self._cluster.admin(proxy.namespace, proxy.pod, stats), host)
+            series = _proxies.parse_stats(self._cluster.admin(proxy.namespace, proxy.pod, stats), backends)
             unit = "requests"
             if series is None:
                 body = self._cluster.admin(proxy.namespace, proxy.pod, clusters)
-                series, _healthy = _proxies.parse_clusters(body, host)
+                series, _healthy = _proxies.parse_clusters(body, backends)
                 unit = "attempts" if any(n for n, _bad in series.values()) else "idle"
             return ProxyLook(proxy.name, f"{unit}:{proxy.epoch}", proxy.born, series)
 
         return self._ask(proxies, question)
 
-    def healthy(self, proxies: Sequence[Proxy], host: str, subset: str) -> dict[str, int | str]:
-        """By ``namespace/pod``: how many healthy endpoints each proxy has for the subset, or why it does not tell."""
-        path = _proxies.clusters_path(host)
+    def healthy(self, proxies: Sequence[Proxy], backends: _proxies.Backends, version: str) -> dict[str, int | str]:
+        """By ``namespace/pod``: how many healthy endpoints each proxy has for a version, or why it does not tell."""
+        path = _proxies.clusters_path(backends)
 
         def question(proxy: Proxy) -> int:
-            return _proxies.parse_clusters(self._cluster.admin(proxy.namespace, proxy.pod, path), host)[1].get(
-                subset, 0
-            )
+            body = self._cluster.admin(proxy.namespace, proxy.pod, path)
+            return _proxies.parse_clusters(body, backends)[1].get(version, 0)
 
         return {proxy.name: answer for proxy, answer in self._ask(proxies, question)}

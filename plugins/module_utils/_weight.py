@@ -67,7 +67,7 @@ def set_weights(cluster: Cluster, wish: Wish, check_mode: bool) -> dict[str, Any
 
 def _set(
     cluster: Cluster, wish: Wish, check_mode: bool, mesh: Mesh | None
-) -> tuple[dict[str, Any], Mapping[str, Any], _routes.HttpRoute]:
+) -> tuple[dict[str, Any], Mapping[str, Any], _routes.Route]:
     for attempt in range(WRITE_TRIES):
         obj = find_virtual_service(cluster, wish.namespace, "", wish.name)
         route = _routes.find_route(obj, list(wish.weights), wish.route)
@@ -103,7 +103,7 @@ def _set(
 
 
 def _check_subsets(
-    cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute, weights: Mapping[str, int]
+    cluster: Cluster, obj: Mapping[str, Any], route: _routes.Route, weights: Mapping[str, int]
 ) -> None:
     """Istio accepts weights for subsets that exist nowhere, and answers their requests with 503."""
     namespace = obj["metadata"]["namespace"]
@@ -132,7 +132,7 @@ def _subsets(cluster: Cluster, host: str, namespace: str) -> set[str]:
 
 
 def _check_clients(
-    cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.HttpRoute, timeout: float
+    cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.Route, timeout: float
 ) -> None:
     """Before the write: weights act in the clients' proxies, so at least one has to have the route."""
     deadline = time.monotonic() + timeout
@@ -168,7 +168,7 @@ def _running(obj: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _ports(cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute) -> list[int]:
+def _ports(cluster: Cluster, obj: Mapping[str, Any], route: _routes.Route) -> list[int]:
     """Ports of the destinations' Services; none known (another cluster, a ServiceEntry) means all."""
     ports: list[int] = []
     for host in {_routes.full_host(d.host, obj["metadata"]["namespace"]) for d in route.destinations}:
@@ -181,7 +181,7 @@ def _ports(cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute) -
 
 
 def _verify(
-    cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.HttpRoute, timeout: float
+    cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.Route, timeout: float
 ) -> dict[str, Any]:
     if not mesh.proxies:  # otherwise listed a moment ago, before the write
         mesh.refresh()

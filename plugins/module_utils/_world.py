@@ -41,7 +41,7 @@ class Token:
     """What a write is based on: the object as read, and the route in it."""
 
     obj: Mapping[str, Any]
-    route: _routes.HttpRoute
+    route: _routes.Route
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._routes import (
     MAX_WEIGHT,
+    Clone,
     Operation,
     RouteError,
+    all_routes,
     apply_patch,
+    by_hand,
     check_weights,
+    envoy_name,
     expected_clusters,
     field_manager,
     find_route,
     full_host,
-    http_routes,
     pick_route,
     serves,
     weight_patch,
@@ -44,14 +47,14 @@ from .shapes import HOST, METADATA, OURS, SHAPES, routed, shape, virtual_service
     ],
 )
 def test_effective_weights(entry: str, weights: dict[str, int]) -> None:
-    assert http_routes(routed(entry))[0].weights() == weights
+    assert all_routes(routed(entry))[0].weights() == weights
 
 
 def test_only_routes_with_destinations_count_and_keep_their_index() -> None:
-    routes = http_routes(shape("redirect, rewrite, delegate and a direct answer around it"))
+    routes = all_routes(shape("redirect, rewrite, delegate and a direct answer around it"))
     assert [(route.index, route.name) for route in routes] == [(3, "main"), (4, "")]
     assert [route.label() for route in routes] == ["http[3] (main)", "http[4]"]
-    assert http_routes({"metadata": {}}) == http_routes({"metadata": {}, "spec": {"tcp": []}}) == []
+    assert all_routes({"metadata": {}}) == all_routes({"metadata": {}, "spec": {"tcp": []}}) == []
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_find_and_pick_agree(name: str) -> None:
     obj, index, route = shape(name), SHAPES[name][1], SHAPES[name][2]
     found = find_route(obj, ["v1", "v2"], route)
     assert found.index == index
-    assert find_route(obj, ["v2", "v1"], route, HOST) == found
+    assert find_route(obj, ["v2", "v1"], route) == found
     assert pick_route(obj, HOST, "v2", route) == found
 
 
@@ -96,14 +99,14 @@ def test_find_and_pick_agree(name: str) -> None:
             routed("v1=100,v2=0"),
             ["v1", "v9"],
             "",
-            "VirtualService prod/reviews has no http route with exactly the subsets v1, v9; there are: http[0]: v1, v2",
+            "VirtualService prod/reviews has no route with exactly the destinations v1, v9; there are: http[0]: v1, v2",
         ),
         (
             routed("v1=1,v2=1,v3=1", "v1"),
             ["v1", "v2"],
             "",
             (
-                "VirtualService prod/reviews has no http route with exactly the subsets v1, v2; "
+                "VirtualService prod/reviews has no route with exactly the destinations v1, v2; "
                 "there are: http[0]: v1, v2, v3; http[1]: v1"
             ),
         ),
@@ -111,14 +114,14 @@ def test_find_and_pick_agree(name: str) -> None:
             virtual_service("{hosts: [reviews], http: [{redirect: {uri: /}}]}"),
             ["v1"],
             "",
-            "VirtualService prod/reviews has no http route with exactly the subsets v1; there are: no routes",
+            "VirtualService prod/reviews has no route with exactly the destinations v1; there are: no routes",
         ),
         (
             routed("a:v1=100,v2=0", "v1=100,v2=0"),
             ["v1", "v2"],
             "",
             (
-                "VirtualService prod/reviews has 2 http routes with the subsets v1, v2 (http[0] (a), http[1]); "
+                "VirtualService prod/reviews has 2 routes with the destinations v1, v2 (http[0] (a), http[1]); "
                 "give the one that is meant a name and say which with 'route'"
             ),
         ),
@@ -126,31 +129,31 @@ def test_find_and_pick_agree(name: str) -> None:
             routed("a:v1=100,v2=0", "b:v1"),
             ["v1", "v2"],
             "c",
-            "VirtualService prod/reviews has no http routes named 'c'; named routes there: a, b",
+            "VirtualService prod/reviews has no routes named 'c'; named routes there: a, b",
         ),
         (
             routed("v1=100,v2=0"),
             ["v1", "v2"],
             "c",
-            "VirtualService prod/reviews has no http routes named 'c'; named routes there: none",
+            "VirtualService prod/reviews has no routes named 'c'; named routes there: none",
         ),
         (
             routed("a:v1=100,v2=0", "a:v1=100,v2=0"),
             ["v1", "v2"],
             "a",
-            "VirtualService prod/reviews has 2 http routes named 'a'; named routes there: a, a",
+            "VirtualService prod/reviews has 2 routes named 'a'; named routes there: a, a",
         ),
         (
             routed("a:v1=100,"),
             ["v1", "v2"],
             "a",
-            "VirtualService prod/reviews http[0] (a) has no destination with subset v2; it has (none), v1",
+            "VirtualService prod/reviews http[0] (a) has no destination v2; it has reviews, v1",
         ),
         (
             routed("a:v1=100,v2=0,v2=0"),
             ["v1", "v2"],
             "a",
-            "VirtualService prod/reviews http[0] (a) names a subset twice; weights would be ambiguous",
+            "VirtualService prod/reviews http[0] (a) names a destination twice; weights would be ambiguous",
         ),
     ],
 )
@@ -158,12 +161,6 @@ def test_find_route_says_why_not(obj: dict[str, Any], subsets: list[str], name: 
     with pytest.raises(RouteError) as caught:
         find_route(obj, subsets, name)
     assert str(caught.value) == text
-
-
-def test_a_route_to_another_service_is_not_found() -> None:
-    obj = routed("v1=100,v2=0")
-    with pytest.raises(RouteError, match="has no http route with exactly the subsets v1, v2"):
-        find_route(obj, ["v1", "v2"], "", "ratings.prod.svc.cluster.local")
 
 
 def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() -> None:
@@ -179,7 +176,7 @@ def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() 
             "v2",
             "",
             (
-                f"VirtualService prod/reviews has 2 http routes to {HOST} that can carry subset 'v2'; "
+                f"VirtualService prod/reviews has 2 routes to {HOST} that can carry 'v2'; "
                 "there are: http[0]: v1, v2; http[1]: v1, v2. Say which one with 'route' (its name)"
             ),
         ),
@@ -188,7 +185,7 @@ def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() 
             "v3",
             "",
             (
-                f"VirtualService prod/reviews has 2 http routes to {HOST} that can carry subset 'v3'; "
+                f"VirtualService prod/reviews has 2 routes to {HOST} that can carry 'v3'; "
                 "there are: http[0] (a): v1; http[1] (b): v2. Say which one with 'route' (its name)"
             ),
         ),
@@ -197,7 +194,7 @@ def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() 
             "v2",
             "b",
             (
-                f"VirtualService prod/reviews has no http routes to {HOST} named 'b'; "
+                f"VirtualService prod/reviews has no routes to {HOST} named 'b'; "
                 "there are: http[0] (a): v1, v2. Say which one with 'route' (its name)"
             ),
         ),
@@ -206,7 +203,7 @@ def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() 
             "v2",
             "",
             (
-                f"VirtualService prod/reviews has no http routes to {HOST} that can carry subset 'v2'; "
+                f"VirtualService prod/reviews has no routes to {HOST} that can carry 'v2'; "
                 "there are: none. Say which one with 'route' (its name)"
             ),
         ),
@@ -214,13 +211,13 @@ def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() 
             routed(""),
             "v2",
             "",
-            "VirtualService prod/reviews http[0] needs one destination for each subset, it has (no subset)",
+            "VirtualService prod/reviews http[0] needs one destination for each version, it has (no subset)",
         ),
         (
             routed("v1=50,v2=10,v1=40"),
             "v2",
             "",
-            "VirtualService prod/reviews http[0] needs one destination for each subset, it has v1, v2, v1",
+            "VirtualService prod/reviews http[0] needs one destination for each version, it has v1, v2, v1",
         ),
     ],
 )
@@ -237,7 +234,7 @@ def test_a_patch_never_tests_the_text_of_an_annotation() -> None:
     """The API server compares strings as they are escaped; Go writes ">" as an escape, Python does not."""
     obj = virtual_service("http: [{route: [{destination: {host: a, subset: v1}, weight: 100}]}]")
     obj["metadata"]["annotations"] = {OURS: "odds >1,000 : 1 \u00e9"}
-    patch = weight_patch(obj, http_routes(obj)[0], {}, {OURS: "new"})
+    patch = weight_patch(obj, all_routes(obj)[0], {}, {OURS: "new"})
     assert [(op["op"], op["path"]) for op in patch if "annotations" in op["path"]] == [
         ("add", "/metadata/annotations/progressive.istio~1release")
     ]
@@ -304,13 +301,13 @@ def test_destinations_that_are_not_named_keep_their_weight() -> None:
     obj = shape("a third version beside them")
     route = find_route(obj, ["v1", "v2"], "blue/green ~1")
     after = apply_patch(obj, weight_patch(obj, route, {"v1": 0, "v2": 70}))
-    assert http_routes(after)[0].weights() == {"v0": 30, "v1": 0, "v2": 70}
+    assert all_routes(after)[0].weights() == {"v0": 30, "v1": 0, "v2": 70}
 
 
 def test_a_new_version_gets_a_copy_of_stables_entry() -> None:
     obj = shape("headers for each destination")
     route = pick_route(obj, HOST, "v3")
-    patch = weight_patch(obj, route, {"v1": 90, "v3": 10}, clone=("v1", "v3"))
+    patch = weight_patch(obj, route, {"v1": 90, "v3": 10}, clone=Clone("v1", "v3", "v3"))
     after = apply_patch(obj, patch)
     wanted = with_weights(obj, 0, {"v1": 90})
     wanted["spec"]["http"][0]["route"].append(
@@ -325,7 +322,7 @@ def test_a_new_version_gets_a_copy_of_stables_entry() -> None:
 
 def test_a_copy_beside_a_single_destination_makes_its_weight_explicit() -> None:
     obj = routed("v1")
-    after = apply_patch(obj, weight_patch(obj, http_routes(obj)[0], {"v1": 100, "v2": 0}, clone=("v1", "v2")))
+    after = apply_patch(obj, weight_patch(obj, all_routes(obj)[0], {"v1": 100, "v2": 0}, clone=Clone("v1", "v2", "v2")))
     assert after["spec"]["http"][0]["route"] == [
         {"destination": {"host": "reviews", "subset": "v1"}, "weight": 100},
         {"destination": {"host": "reviews", "subset": "v2"}, "weight": 0},
@@ -360,7 +357,7 @@ def test_patch_and_apply_round_trip(
     if there is None:
         del obj["metadata"]["annotations"]
     weights = {f"v{i}": w for i, w in enumerate(want[: len(have)])}
-    patch = weight_patch(obj, http_routes(obj)[0], weights, ours)
+    patch = weight_patch(obj, all_routes(obj)[0], weights, ours)
     after = apply_patch(obj, patch)
     wanted = with_weights(obj, above, weights)
     for entry, old in zip(wanted["spec"]["http"][above]["route"], entries, strict=True):
@@ -369,7 +366,7 @@ def test_patch_and_apply_round_trip(
     if ours:
         wanted["metadata"].setdefault("annotations", {}).update(ours)
     assert after == wanted
-    assert weight_patch(after, http_routes(after)[0], weights, ours) == []
+    assert weight_patch(after, all_routes(after)[0], weights, ours) == []
 
 
 def test_apply_knows_what_a_patch_of_ours_may_hold() -> None:
@@ -411,7 +408,7 @@ def test_weights_that_are_fine() -> None:
 
 def test_expected_clusters_leave_out_zero_and_begin_with_the_route_itself() -> None:
     obj = routed("v1=100,v2=0", "v2", "v1=3,v2=1", "x:v3")
-    assert expected_clusters(obj, http_routes(obj)[2]) == [
+    assert expected_clusters(obj, all_routes(obj)[2]) == [
         {f"v1|{HOST}": 0.75, f"v2|{HOST}": 0.25},
         {f"v1|{HOST}": 1.0},
         {f"v2|{HOST}": 1.0},
@@ -429,3 +426,128 @@ def test_the_manager_that_wrote_the_routes_last() -> None:
     ]
     assert field_manager(routed("v1", managedFields=fields)) == "kubectl-edit"
     assert field_manager(routed("v1")) == "unknown"
+
+
+# ---------------------------------------------------------------- other kinds of routes
+
+
+TCP = """
+hosts: [reviews]
+tcp:
+  - match: [{port: 5432}]
+    route:
+      - {destination: {host: reviews, subset: v1}, weight: 90}
+      - {destination: {host: reviews, subset: v2}, weight: 10}
+tls:
+  - match: [{port: 443, sniHosts: [reviews.example.com]}]
+    route: [{destination: {host: reviews, subset: v1}}]
+"""
+
+
+def http_route(*rules: str) -> dict[str, Any]:
+    """Rules as ``name/reviews-v1=90,reviews-v2``; no name without the slash, no weight without the equals sign."""
+    made = []
+    for rule in rules:
+        name, slash, backends = rule.rpartition("/")
+        refs = [one.partition("=") for one in backends.split(",")]
+        given = [{"name": n, "port": 80, **({"weight": int(w)} if w else {})} for n, _equals, w in refs]
+        made.append({**({"name": name} if slash else {}), "backendRefs": given})
+    parents = [{"group": "", "kind": "Service", "name": "reviews"}]
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "reviews", "namespace": "prod", "uid": "u", "resourceVersion": "7"},
+        "spec": {"parentRefs": parents, "rules": made},
+    }
+
+
+def test_a_tcp_route_is_moved_and_the_tls_route_beside_it_is_not_touched() -> None:
+    obj = virtual_service(TCP)
+    route = find_route(obj, ["v1", "v2"])
+    assert (route, route.label()) == (pick_route(obj, HOST, "v2"), "tcp[0]")
+    after = apply_patch(obj, weight_patch(obj, route, {"v1": 50, "v2": 50}))
+    assert [entry["weight"] for entry in after["spec"]["tcp"][0]["route"]] == [50, 50]
+    assert after["spec"]["tls"] == obj["spec"]["tls"]
+    assert expected_clusters(after, find_route(after, ["v1", "v2"])) == [{f"v1|{HOST}": 0.5, f"v2|{HOST}": 0.5}]
+
+
+def test_an_http_route_has_one_service_for_each_version() -> None:
+    obj = http_route("testers/reviews-v2", "reviews-v1=90,reviews-v2=10")
+    route = pick_route(obj, HOST, "reviews-v2")
+    assert (route.label(), route.weights()) == ("rules[1]", {"reviews-v1": 90, "reviews-v2": 10})
+    assert envoy_name(obj, route) == "prod.reviews.1"
+    assert envoy_name(obj, all_routes(obj)[0]) == "testers"
+    assert expected_clusters(obj, route) == [
+        {"|reviews-v1.prod.svc.cluster.local": 0.9, "|reviews-v2.prod.svc.cluster.local": 0.1}
+    ]
+
+
+def test_versions_of_services_may_be_called_otherwise() -> None:
+    called = {f"reviews-{v}.prod.svc.cluster.local": v for v in ("v1", "v2")}
+    obj = http_route("reviews-v1")
+    route = pick_route(obj, HOST, "v2", called=called)
+    assert route.weights() == {"v1": 1}
+    after = apply_patch(obj, weight_patch(obj, route, {"v1": 90, "v2": 10}, clone=Clone("v1", "v2", "reviews-v2")))
+    assert pick_route(after, HOST, "v2", called=called).weights() == {"v1": 90, "v2": 10}
+    assert find_route(after, ["reviews-v1", "reviews-v2"]).weights() == {"reviews-v1": 90, "reviews-v2": 10}
+
+
+def test_a_backend_without_a_weight_has_one_part() -> None:
+    assert all_routes(http_route("reviews-v1,reviews-v2"))[0].weights() == {"reviews-v1": 1, "reviews-v2": 1}
+    assert all_routes(http_route("reviews-v1"))[0].weights() == {"reviews-v1": 1}
+
+
+def test_a_patch_of_an_http_route_guards_the_name_of_each_backend() -> None:
+    obj = http_route("reviews-v1,reviews-v2=0")
+    route = find_route(obj, ["reviews-v1", "reviews-v2"])
+    patch = weight_patch(obj, route, {"reviews-v1": 90, "reviews-v2": 10})
+    assert patch == [
+        {"op": "test", "path": "/spec/rules/0/backendRefs/0/name", "value": "reviews-v1"},
+        {"op": "test", "path": "/spec/rules/0/backendRefs/1/name", "value": "reviews-v2"},
+        {"op": "test", "path": "/spec/rules/0/backendRefs/1/weight", "value": 0},
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
+        {"op": "add", "path": "/spec/rules/0/backendRefs/0/weight", "value": 90},
+        {"op": "replace", "path": "/spec/rules/0/backendRefs/1/weight", "value": 10},
+    ]
+    assert by_hand(obj, route, route.destinations[1], 0) == [
+        {"op": "test", "path": "/spec/rules/0/backendRefs/1/name", "value": "reviews-v2"},
+        {"op": "add", "path": "/spec/rules/0/backendRefs/1/weight", "value": 0},
+    ]
+
+
+def test_a_new_backend_is_a_copy_of_stables() -> None:
+    obj = http_route("reviews-v1")
+    obj["spec"]["rules"][0]["backendRefs"][0]["filters"] = [{"type": "RequestHeaderModifier"}]
+    route = pick_route(obj, HOST, "reviews-v2")
+    clone = Clone("reviews-v1", "reviews-v2", "reviews-v2")
+    after = apply_patch(obj, weight_patch(obj, route, {"reviews-v1": 90, "reviews-v2": 10}, clone=clone))
+    assert after["spec"]["rules"][0]["backendRefs"] == [
+        {"name": "reviews-v1", "port": 80, "filters": [{"type": "RequestHeaderModifier"}], "weight": 90},
+        {"name": "reviews-v2", "port": 80, "filters": [{"type": "RequestHeaderModifier"}], "weight": 10},
+    ]
+
+
+def test_which_http_route_serves_a_service() -> None:
+    assert serves(http_route("reviews-v1"), HOST)
+    assert not serves(http_route("reviews-v1"), "ratings.prod.svc.cluster.local")
+    gateway = http_route("reviews-v1")
+    gateway["spec"]["parentRefs"] = [{"name": "reviews"}]
+    assert not serves(gateway, HOST)
+
+
+def test_a_rule_that_sends_to_the_service_itself_holds_no_versions() -> None:
+    with pytest.raises(RouteError, match="has no routes to"):
+        pick_route(http_route("reviews"), HOST, "reviews-v2")
+
+
+def test_a_rule_for_everything_is_no_match() -> None:
+    obj = http_route("reviews-v1", "reviews-v1")
+    obj["spec"]["rules"][0]["matches"] = [{"headers": [{"name": "x", "value": "y"}]}]
+    obj["spec"]["rules"][1]["matches"] = [{"path": {"type": "PathPrefix", "value": "/"}}]
+    assert pick_route(obj, HOST, "reviews-v2").index == 1
+
+
+def test_backends_have_a_limit() -> None:
+    check_weights({"a": 1_000_000}, "HTTPRoute")
+    with pytest.raises(RouteError, match=r"weights.a is 1000001; an HTTPRoute allows 1000000 at most"):
+        check_weights({"a": 1_000_001}, "HTTPRoute")
