@@ -20,6 +20,10 @@ Operation = dict[str, Any]
 
 MAX_WEIGHT = 2**31 - 1  # int32 in Istio's API; nobody checks the overflow of their sum
 MAX_BACKEND_WEIGHT = 1_000_000  # of one backend of an HTTPRoute
+RESOURCES = {  # by kind of route object: API version and plural
+    "VirtualService": ("networking.istio.io/v1", "virtualservices"),
+    "HTTPRoute": ("gateway.networking.k8s.io/v1", "httproutes"),
+}
 SECTIONS = ("http", "tcp", "tls")  # of a VirtualService
 RULES = "rules"  # of an HTTPRoute
 

@@ -95,28 +95,28 @@ def find_service(cluster: Cluster, namespace: str, name: str) -> Service:
     return Service(host, tuple(p["port"] for p in spec.get("ports") or []), spec.get("selector") or {}, subsets)
 
 
-def find_virtual_service(cluster: Cluster, namespace: str, host: str, name: str = "") -> dict[str, Any]:
-    """The VirtualService named ``name``, or the one of the namespace that serves ``host``. Raises ReleaseError."""
+def find_route_object(cluster: Cluster, kind: str, namespace: str, host: str, name: str = "") -> dict[str, Any]:
+    """The route object named ``name``, or the one of the namespace that serves ``host``. Raises ReleaseError."""
+    api, plural = _routes.RESOURCES[kind]
     if name:
-        found = cluster.get(NETWORKING, namespace, "virtualservices", name)
+        found = cluster.get(api, namespace, plural, name)
         if found is None:
-            raise ReleaseError(
-                f"VirtualService {namespace}/{name} does not exist; deploy it, or mend namespace and name"
-            )
+            raise ReleaseError(f"{kind} {namespace}/{name} does not exist; deploy it, or mend namespace and name")
         return found
-    serving = [vs for vs in cluster.select(NETWORKING, namespace, "virtualservices") if _routes.serves(vs, host)]
+    serving = [one for one in cluster.select(api, namespace, plural) if _routes.serves({"kind": kind, **one}, host)]
     if len(serving) != 1:
-        names = ", ".join(vs["metadata"]["name"] for vs in serving)
+        names = ", ".join(one["metadata"]["name"] for one in serving)
+        what = "have it among their hosts" if kind == "VirtualService" else "have it as parent"
         raise ReleaseError(
-            f"{len(serving) or 'no'} VirtualServices in namespace {namespace} have {host} among their hosts"
+            f"{len(serving) or 'no'} {kind}s in namespace {namespace} are for {host} ({what})"
             + (
-                f" ({names}); say which one with route_object"
+                f": {names}; say which one with route_object"
                 if serving
                 else "; deploy one with all weight on the stable version"
             )
         )
     # A list item has no kind, and comes from a cache; what a write is based on is read by name.
-    return find_virtual_service(cluster, namespace, host, serving[0]["metadata"]["name"])
+    return find_route_object(cluster, kind, namespace, host, serving[0]["metadata"]["name"])
 
 
 def stored_evidence(cluster: Cluster, namespace: str, name: str) -> Evidence | None:
@@ -256,7 +256,7 @@ class LiveWorld:
         self._slow_reads()
         service = self.service()
         with reading():
-            obj = find_virtual_service(self.cluster, self.namespace, service.host, self.route_object)
+            obj = find_route_object(self.cluster, "VirtualService", self.namespace, service.host, self.route_object)
             self.route_object = obj["metadata"]["name"]
             record = record_of(obj)
             route = _routes.pick_route(
