@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 Object = Mapping[str, Any]
@@ -34,16 +33,17 @@ class RouteError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """One entry of a route: where it stands, what it names, and its weight as written (None: not written).
-
-    ``version`` is what the weights call it: its subset; without one, the name of its Service or what that is called.
-    """
+    """One entry of a route: where it stands, what it names, and its weight as written (None: not written)."""
 
     index: int
     host: str
     subset: str
     weight: int | None
-    version: str
+
+    @property
+    def version(self) -> str:
+        """What the weights call it: its subset; without one, the name of its Service."""
+        return self.subset or self.host.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +87,6 @@ def _entries(obj: Object, route: Route) -> Sequence[Mapping[str, Any]]:
     return entries
 
 
-@dataclass(frozen=True, slots=True)
-class Clone:
-    """A new destination for ``version``, a copy of that of version ``of``. ``name``: its subset, or its Service."""
-
-    of: str
-    version: str
-    name: str
-
-
 def describe(obj: Object) -> str:
     """``VirtualService namespace/name``, for messages."""
     meta = obj["metadata"]
@@ -112,37 +103,29 @@ def full_host(host: str, namespace: str, domain: str = "cluster.local") -> str:
     return f"{host}.{domain}" if len(parts) == 3 and parts[2] == "svc" else host
 
 
-def all_routes(obj: Object, called: Mapping[str, str] = MappingProxyType({})) -> list[Route]:
-    """The routes that have destinations (redirects, delegates and direct answers have none).
-
-    ``called``: what the versions of full hosts are called, other than their Services.
-    """
+def all_routes(obj: Object) -> list[Route]:
+    """The routes that have destinations (redirects, delegates and direct answers have none)."""
     spec = obj.get("spec") or {}
     routes = []
     for section in (RULES,) if obj.get("kind") == "HTTPRoute" else SECTIONS:
         for index, entry in enumerate(spec.get(section) or []):
             given = enumerate(entry.get(_list_key(section)) or [])
-            destinations = tuple(_destination(obj, section, position, one, called) for position, one in given)
+            destinations = tuple(_destination(obj, section, position, one) for position, one in given)
             if destinations:
                 routes.append(Route(section, index, str(entry.get("name", "")), destinations))
     return routes
 
 
-def _destination(
-    obj: Object, section: str, index: int, entry: Mapping[str, Any], called: Mapping[str, str]
-) -> Destination:
-    namespace = obj["metadata"].get("namespace", "")
-    given = entry if section == RULES else entry.get("destination") or {}
-    host, subset = str(given.get("host", "")), str(given.get("subset", ""))
+def _destination(obj: Object, section: str, index: int, entry: Mapping[str, Any]) -> Destination:
     if section == RULES:
-        host, subset = full_host(str(entry.get("name", "")), entry.get("namespace") or namespace), ""
-    service = host.partition(".")[0]
-    version = subset or called.get(full_host(host, namespace), service)
-    return Destination(index, host, subset, entry.get("weight"), version)
+        namespace = entry.get("namespace") or obj["metadata"].get("namespace", "")
+        return Destination(index, full_host(str(entry.get("name", "")), namespace), "", entry.get("weight"))
+    given = entry.get("destination") or {}
+    return Destination(index, str(given.get("host", "")), str(given.get("subset", "")), entry.get("weight"))
 
 
 def serves(obj: Object, host: str) -> bool:
-    """Whether the full host ``host`` is among the VirtualService's hosts, or a Service that the HTTPRoute stands for."""
+    """Whether the full host ``host`` is among the VirtualService's hosts, or a parent Service of the HTTPRoute."""
     namespace = obj["metadata"].get("namespace", "")
     spec = obj.get("spec") or {}
     if obj.get("kind") == "HTTPRoute":
@@ -191,15 +174,13 @@ def find_route(obj: Object, versions: Sequence[str], name: str = "") -> Route:
     return found[0]
 
 
-def pick_route(
-    obj: Object, host: str, canary: str, name: str = "", called: Mapping[str, str] = MappingProxyType({})
-) -> Route:
+def pick_route(obj: Object, host: str, canary: str, name: str = "") -> Route:
     """The route that a release of version ``canary`` of the service ``host`` (full) moves weight in.
 
     With ``name`` the route of that name; else the one that has the canary beside another version of the service; else,
     for a version that no route knows yet, the one without ``match``. Raises RouteError when that is none or several.
     """
-    routes = [route for route in all_routes(obj, called) if _is_of(obj, route, host)]
+    routes = [route for route in all_routes(obj) if _is_of(obj, route, host)]
     if name:
         found = [r for r in routes if r.name == name]
     else:
@@ -275,12 +256,13 @@ def weight_patch(
     route: Route,
     weights: Mapping[str, int],
     annotations: Mapping[str, str] | None = None,
-    clone: Clone | None = None,
+    clone: tuple[str, str] | None = None,
 ) -> list[Operation]:
     """JSON Patch that sets the weights of ``route`` and our annotations, and touches nothing else.
 
-    ``weights`` may leave out destinations: those keep theirs. Empty when nothing would change. Every index is guarded
-    by a ``test`` of the destination that was read there, the whole by the object's resourceVersion.
+    ``weights`` may leave out destinations: those keep theirs. ``clone=(stable, canary)`` first copies the entry of
+    version ``stable`` as a new destination for version ``canary``. Empty when nothing would change. Every index is
+    guarded by a ``test`` of the destination that was read there, the whole by the object's resourceVersion.
     """
     entries, base = _entries(obj, route), route.path()
     guards: list[Operation] = []
@@ -295,12 +277,13 @@ def weight_patch(
                 guards.append({"op": "test", "path": f"{base}/{d.index}/weight", "value": d.weight})
             changes.append({"op": operation, "path": f"{base}/{d.index}/weight", "value": weights[d.version]})
     if clone:
-        entry = dict(next(entries[d.index] for d in route.destinations if d.version == clone.of))
+        stable, canary = clone
+        entry = dict(next(entries[d.index] for d in route.destinations if d.version == stable))
         if route.section == RULES:
-            entry["name"] = clone.name
+            entry["name"] = canary
         else:
-            entry["destination"] = {**entry["destination"], "subset": clone.name}
-        entry["weight"] = weights[clone.version]
+            entry["destination"] = {**entry["destination"], "subset": canary}
+        entry["weight"] = weights[canary]
         changes.append({"op": "add", "path": f"{base}/-", "value": entry})
     have = obj["metadata"].get("annotations")
     added = {k: v for k, v in (annotations or {}).items() if (have or {}).get(k) != v}

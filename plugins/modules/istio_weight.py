@@ -11,8 +11,8 @@ short_description: Set the weights of one Istio route, and see them in the proxi
 version_added: 0.1.0
 author: The progressive.istio authors (@progressive-istio)
 description:
-  - Sets the weights of one route of a VirtualService (C(http), C(tcp) or C(tls)), or of one rule of an HTTPRoute, with a
-    JSON Patch that touches nothing else. Other routes, matches, retries, mirrors, labels and annotations stay as they
+  - Sets the weights of one route of a VirtualService (C(http), C(tcp) or C(tls)), or of one rule of an HTTPRoute, with
+    a JSON Patch that touches nothing else. Other routes, matches, retries, mirrors, labels and annotations stay as they
     are, whoever wrote them.
   - Then reads the route back from the Envoy proxies that carry it. The task is done when all of them run the weights.
     It fails, and names the proxies, when one does not within O(verify_timeout).
@@ -38,8 +38,8 @@ options:
   route:
     description:
       - Name of the route, as in C(spec.http[].name), or of the rule. Routes of C(tcp) and C(tls) have no names.
-      - Without it, the one route that has exactly the destinations of O(weights), first among C(http), then C(tcp), then
-        C(tls). More than one such route is an error.
+      - Without it, the one route that has exactly the destinations of O(weights), first among C(http), then C(tcp),
+        then C(tls). More than one such route is an error.
     type: str
     default: ''
   weights:
