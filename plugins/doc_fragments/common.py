@@ -51,3 +51,49 @@ attributes:
     description: Returns details on what has changed, or would change, in diff mode.
     support: full
 """
+
+    # How a release is judged: what the modules that judge whole releases have in common.
+    ANALYSIS = r"""
+options:
+  analysis:
+    description: How the release is judged.
+    type: dict
+    default: {}
+    suboptions:
+      tolerance_ratio:
+        description: The canary may have up to this many times the stable version's rate of bad requests.
+        type: float
+        default: 1.5
+      tolerance_floor:
+        description:
+          - Below this rate of bad requests (0.005 is 0.5 %) a canary is good enough, whatever the stable version does.
+        type: float
+        default: 0.005
+      alpha_fail:
+        description: Probability, over the whole release, that a canary within the tolerance is taken back.
+        type: float
+        default: 0.01
+      alpha_pass:
+        description: Probability, for each step, that a canary beyond the tolerance passes it.
+        type: float
+        default: 0.05
+      interval:
+        description: Time between two looks at the proxies, in seconds.
+        type: float
+        default: 1.0
+      max_wait:
+        description: Longest time in one step without a verdict, in seconds.
+        type: float
+        default: 900.0
+      max_hold:
+        description: A release that was held for longer than this is taken back by the next run, in seconds.
+        type: float
+        default: 3600.0
+      on_inconclusive:
+        description:
+          - What becomes of a step without a verdict after O(analysis.max_wait).
+          - V(promote) overrides the gate, and says so.
+        type: str
+        choices: [hold, abort, promote]
+        default: hold
+"""

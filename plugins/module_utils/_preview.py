@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Look, difference
-from ansible_collections.progressive.istio.plugins.module_utils._gate import judge, requests_to_pass
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict, judge, requests_to_pass
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Adopt,
     Done,
@@ -162,10 +162,25 @@ def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
         "evidence": {
             "windows": [list(row) for row in _rows(mine.windows)] if mine else [],
             "verdict": verdict.to_dict() if verdict else None,
+            "lines": _lines(world, want, record, verdict) if record and verdict else [],
         },
         "lease": world.lease(),
         "record": _record(record),
     }
+
+
+def _lines(world: LiveWorld, want: Want, record: Record, verdict: Verdict) -> list[str]:
+    """The verdict for a person. Only a running step has a clock."""
+    running = record.phase == PROGRESSING
+    return verdict.lines(
+        f"{world.namespace}/{world.name}",
+        record.step + 1,
+        len(record.steps),
+        canary=record.canary.name,
+        stable=record.stable.name,
+        elapsed=world.now() - record.since if running else None,
+        limit=want.max_wait if running else None,
+    )
 
 
 def _rows(windows: Any) -> list[tuple[Any, ...]]:

@@ -24,6 +24,7 @@ description:
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - progressive.istio.common
+  - progressive.istio.common.analysis
 options:
   namespace:
     description: Namespace of the service.
@@ -76,47 +77,6 @@ options:
         description: Least time at this weight, in seconds.
         type: int
         default: 0
-  analysis:
-    description: How the release is judged.
-    type: dict
-    default: {}
-    suboptions:
-      tolerance_ratio:
-        description: The canary may have up to this many times the stable version's rate of bad requests.
-        type: float
-        default: 1.5
-      tolerance_floor:
-        description:
-          - Below this rate of bad requests (0.005 is 0.5 %) a canary is good enough, whatever the stable version does.
-        type: float
-        default: 0.005
-      alpha_fail:
-        description: Probability, over the whole release, that a canary within the tolerance is taken back.
-        type: float
-        default: 0.01
-      alpha_pass:
-        description: Probability, for each step, that a canary beyond the tolerance passes it.
-        type: float
-        default: 0.05
-      interval:
-        description: Time between two looks at the proxies, in seconds.
-        type: float
-        default: 1.0
-      max_wait:
-        description: Longest time in one step without a verdict, in seconds.
-        type: float
-        default: 900.0
-      max_hold:
-        description: A release that was held for longer than this is taken back by the next run, in seconds.
-        type: float
-        default: 3600.0
-      on_inconclusive:
-        description:
-          - What becomes of a step without a verdict after O(analysis.max_wait).
-          - V(promote) overrides the gate, and says so.
-        type: str
-        choices: [hold, abort, promote]
-        default: hold
   verify_timeout:
     description: How long the proxies may take to run a weight before they are named, in seconds.
     type: float

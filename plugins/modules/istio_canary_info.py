@@ -17,6 +17,7 @@ extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - progressive.istio.common
   - progressive.istio.common.read_only
+  - progressive.istio.common.analysis
 options:
   namespace:
     description: Namespace of the service.
@@ -74,7 +75,9 @@ versions:
   returned: success
   type: dict
 evidence:
-  description: The windows (step, weight, seconds, n_c, x_c, n_b, x_b) and the verdict on them.
+  description:
+    - The windows (step, weight, seconds, n_c, x_c, n_b, x_b), the verdict on them by O(analysis), and the same for a
+      person, three lines at the most (C(lines)).
   returned: success
   type: dict
 lease:
@@ -89,7 +92,12 @@ record:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
-from ansible_collections.progressive.istio.plugins.module_utils._module import connect, one_line_errors
+from ansible_collections.progressive.istio.plugins.module_utils._module import (
+    ANALYSIS_SPEC,
+    connect,
+    one_line_errors,
+    tolerance,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Want
 from ansible_collections.progressive.istio.plugins.module_utils._preview import info
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
@@ -106,11 +114,14 @@ def main() -> None:
             "route_object": {"type": "str", "default": ""},
             "route": {"type": "str", "default": ""},
             "seconds": {"type": "float", "default": 2.0},
+            "analysis": {"type": "dict", "default": {}, "options": dict(ANALYSIS_SPEC)},
         },
         supports_check_mode=True,
     )
     params = module.params
     with one_line_errors(module):
+        analysis = params["analysis"]
+        wish = Want(params["canary_version"], tolerance=tolerance(analysis), max_wait=analysis["max_wait"])
         world = LiveWorld(
             connect(module),
             params["namespace"],
@@ -121,9 +132,7 @@ def main() -> None:
             Run(),
             module.warn,
         )
-        module.exit_json(
-            failed=False, changed=False, **info(world, Want(canary=params["canary_version"]), params["seconds"])
-        )
+        module.exit_json(failed=False, changed=False, **info(world, wish, params["seconds"]))
 
 
 if __name__ == "__main__":

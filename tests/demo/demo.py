@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 import textwrap
 import time
@@ -197,6 +198,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/demo/run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--record", type=Path, metavar="FILE", help="also write what is shown to a file")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     show = Show()
     try:
         if not inside():

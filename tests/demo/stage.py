@@ -135,12 +135,15 @@ class Playing:
         raise StageError(f"no line like {pattern!r} within {seconds:.0f} s; the last was {self.lines[-1:]}")
 
     def end(self, seconds: float = 900.0) -> Played:
-        """Wait for its end. Raises StageError, and ends it, when that takes longer."""
+        """Wait for its end. Ends it when that takes longer (StageError) and when the wait is interrupted."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.process.terminate()
             raise StageError(f"the playbook did not end within {seconds:.0f} s: {self.lines[-1:]}") from None
+        finally:
+            if self.process.poll() is None:
+                self.process.terminate()
+                self.process.wait()
         self._thread.join(5.0)
         return Played(self.process.returncode, time.monotonic() - self.began, self.lines)
 

@@ -29,6 +29,7 @@ from running import Failed, Log, Runner, Step, table
 CLUSTER = "check"  # the lab's cluster of the molecule scenarios: neither the demo's nor one that somebody works with
 LAB = CHECKOUT / "tests" / "lab" / "lab"
 OLDEST = "2.19"
+INSTALLING = ("mesh", "default")
 SCENARIO_OF_BOTH = "own-objects"  # a whole release by the playbook, short enough for the oldest environment, too
 GROUPS = {
     "lint": "ruff, yamllint, ansible-lint, documentation and changelog",
@@ -180,9 +181,9 @@ def cluster_down(log: Log) -> int:
 
 
 def scenarios() -> list[str]:
-    """The one that installs Istio comes first; the others use what it left."""
+    """The ones that install Istio come first, each on a cluster without; the others use what the last of them left."""
     names = (path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml"))
-    return sorted(names, key=lambda name: (name != "default", name))
+    return sorted(names, key=lambda name: (name not in INSTALLING, name != INSTALLING[0], name))
 
 
 def no_scenario(log: Log) -> int:
@@ -224,22 +225,26 @@ def all_steps() -> list[Step]:
     built = ("lab-build",)
     lab = partial(tested, main, "tests/lab")
     steps += [
-        Step("lab-build", "lab", "programs and images, minutes the first time", lab_built, alone=True),
-        Step("lab", "lab", "the lab's own tests", lab, alone=True, needs=built),
-        Step("cluster-up", "molecule", f"cluster {CLUSTER}", cluster_up, alone=True, needs=built),
+        Step("lab-build", "lab", "programs and images, minutes the first time", lab_built, live=True),
+        Step("cluster-up", "molecule", f"cluster {CLUSTER}", cluster_up, live=True, needs=built),
+        Step("lab", "lab", "the lab's own tests", lab, live=True, needs=built),
     ]
     found = scenarios()
-    needs = (*built, "cluster-up")
-    for name in found:
-        work = partial(scenario_passed, name, main)
-        steps.append(Step(f"molecule/{name}", "molecule", f"scenario {name}", work, alone=True, needs=needs))
+    runs = [(f"molecule/{name}", f"scenario {name}", name, main) for name in found]
     if SCENARIO_OF_BOTH in found:
-        name, work = SCENARIO_OF_BOTH, partial(scenario_passed, SCENARIO_OF_BOTH, both[OLDEST])
-        about = f"scenario {name}, core {OLDEST}"
-        steps.append(Step(f"molecule/{name}-{OLDEST}", "molecule", about, work, alone=True, needs=needs))
+        name = SCENARIO_OF_BOTH
+        runs.append((f"molecule/{name}-{OLDEST}", f"scenario {name}, core {OLDEST}", name, both[OLDEST]))
+    names = [step for step, *_ in runs]
+    needs = (*built, "cluster-up")
+    for step, about, name, one in runs:
+        first = [f"molecule/{other}" for other in INSTALLING[: INSTALLING.index(name) if name in INSTALLING else None]]
+        same = [other for other in names[: names.index(step)] if other.startswith(f"molecule/{name}")]
+        work = partial(scenario_passed, name, one)
+        steps.append(Step(step, "molecule", about, work, live=True, needs=needs, after=(*first, *same)))
     if not found:
-        steps.append(Step("molecule", "molecule", "no scenario", no_scenario, alone=True))
-    steps.append(Step("cluster-down", "molecule", f"cluster {CLUSTER}", cluster_down, alone=True))
+        steps.append(Step("molecule", "molecule", "no scenario", no_scenario))
+    end = (*needs, *names)
+    steps.append(Step("cluster-down", "molecule", f"cluster {CLUSTER}", cluster_down, live=True, after=end))
     return steps
 
 

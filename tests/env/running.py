@@ -149,14 +149,19 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of the report. `work` returns how many checks passed; `alone` steps do not share the machine."""
+    """One line of the report. `work` returns how many checks passed.
+
+    live: it works with clusters, so most of its time is waiting. It starts when the steps of `needs` have passed and
+    those of `after` have ended.
+    """
 
     name: str
     group: str
     about: str
     work: Callable[[Log], int]
-    alone: bool = False
+    live: bool = False
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,34 +178,48 @@ class Result:
 
 
 class Runner:
-    """Runs steps, two at a time where they may share the machine, and prints a line for each."""
+    """Runs steps and prints a line for each: those that compute one after the other, live ones two at a time beside."""
 
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
         self.commands = Commands()
         self.results: list[Result] = []
         self.started: set[str] = set()
+        self._open: set[str] = set()  # the names of the steps that have not ended
         self._logs = logs
         self._environment = environment
         self._printing = threading.Lock()
+        self._choosing = threading.Lock()
         logs.mkdir(parents=True, exist_ok=True)
 
     def run(self, steps: Sequence[Step]) -> list[Result]:
         """Run everything, also after a failure; a step whose `needs` failed counts as failed."""
-        together = [step for step in steps if not step.alone]
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            waiting = [pool.submit(self.one, step) for step in together]
+        self._open = {step.name for step in steps}
+        lanes = [[step for step in steps if not step.live], live := [step for step in steps if step.live], live]
+        with ThreadPoolExecutor(max_workers=len(lanes)) as pool:
             try:
-                for future in waiting:
+                for future in [pool.submit(self._lane, lane) for lane in lanes]:
                     future.result()
             except BaseException:
-                for future in waiting:
-                    future.cancel()
+                for lane in lanes:
+                    lane.clear()
                 self.commands.stop()
                 raise
-        for step in steps:
-            if step.alone:
-                self.one(step)
         return self.results
+
+    def _lane(self, waiting: list[Step]) -> None:
+        """Run steps until none is waiting; two lanes may share a list."""
+        while waiting:
+            with self._choosing:
+                ready = [step for step in waiting if not self._open.intersection((*step.needs, *step.after))]
+                if ready:
+                    waiting.remove(ready[0])
+            if not ready:
+                time.sleep(0.2)
+                continue
+            try:
+                self.one(ready[0])
+            finally:
+                self._open.discard(ready[0].name)
 
     def one(self, step: Step) -> Result:
         log = Log(self._logs / f"{step.name.replace('/', '-')}.log", self.commands, self._environment)
@@ -209,7 +228,7 @@ class Runner:
         self.started.add(step.name)
         broken = [result.step.name for result in self.results if not result.ok and result.step.name in step.needs]
         passed, failed, message = 0, 0, ""
-        if step.alone:
+        if step.live:
             self._say(f"....  {step.name}: {step.about}")
         try:
             if broken:

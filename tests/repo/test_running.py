@@ -69,7 +69,7 @@ def alive(pid: int) -> bool:
 def test_what_needs_a_failed_step_is_not_run_and_counts_as_failed(runner: Runner, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     broken = Step("first", "group", "about", fail)
-    dependent = Step("second", "group", "about", lambda _log: mark.write_text("x"), alone=True, needs=("first",))
+    dependent = Step("second", "group", "about", lambda _log: mark.write_text("x"), live=True, needs=("first",))
     results = runner.run([broken, dependent])
     assert [result.ok for result in results] == [False, False]
     assert not mark.exists()
@@ -77,6 +77,19 @@ def test_what_needs_a_failed_step_is_not_run_and_counts_as_failed(runner: Runner
 
 def fail(_log: Log) -> int:
     raise Failed("on purpose", passed=3, failed=2)
+
+
+def test_live_steps_wait_for_those_that_they_come_after(runner: Runner, tmp_path: Path) -> None:
+    """Two at a time: the second step starts while the first still runs, the third only when both have ended."""
+    log = tmp_path / "log"
+
+    def live(name: str, script: str, *after: str) -> Step:
+        return Step(name, "group", "about", shell(f"{script}; echo {name} | tee -a {log}").work, True, after=after)
+
+    until = f"until grep -qs beside {log}; do sleep 0.05; done"
+    steps = [live("first", until), live("last", "true", "first", "beside", "absent"), live("beside", "true")]
+    assert all(result.ok for result in runner.run(steps))
+    assert log.read_text("utf-8").split() == ["beside", "first", "last"]
 
 
 def test_the_closing_line_adds_up(runner: Runner) -> None:

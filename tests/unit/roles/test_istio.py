@@ -182,12 +182,19 @@ def test_established(render: Render) -> None:
     assert render("istio", "established.yml.j2", _istio_crds=crds) == ["a.istio.io"]
 
 
-def test_resource_definitions_of_another_method_are_handed_to_helm(render: Render) -> None:
-    def crd(name: str, **annotations: str) -> dict[str, Any]:
-        return {"apiVersion": "v1", "kind": "C", "metadata": {"name": name, "annotations": annotations}}
+def test_what_another_method_left_of_the_base_is_handed_to_helm(render: Render) -> None:
+    def found(kind: str, name: str, **more: Any) -> dict[str, Any]:
+        return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, **more}}
 
-    mine = crd("a.istio.io", **{"meta.helm.sh/release-name": "istio-base"})
-    crds = {"resources": [mine, crd("b.istio.io"), crd("c.example.org"), {"metadata": {"name": "d.x"}}]}
-    (patch,) = render("istio", "adopt.yml.j2", _istio_crds=crds)
-    assert patch["metadata"]["name"] == "b.istio.io"
-    assert patch["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "Helm"}
+    crd = "CustomResourceDefinition"
+    mine = found(crd, "a.istio.io", annotations={"meta.helm.sh/release-name": "istio-base"})
+    crds = {"resources": [mine, found(crd, "b.istio.io"), found(crd, "c.example.org"), found(crd, "d.x")]}
+    reader = {"resources": [found("ServiceAccount", "istio-reader-service-account", namespace="istio-system")]}
+    patches = render("istio", "adopt.yml.j2", _istio_crds=crds, _istio_reader=reader)
+    assert [(one["kind"], one["metadata"]["name"]) for one in patches] == [
+        (crd, "b.istio.io"),
+        ("ServiceAccount", "istio-reader-service-account"),
+    ]
+    assert [one["metadata"].get("namespace") for one in patches] == [None, "istio-system"]
+    assert patches[0]["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "Helm"}
+    assert render("istio", "adopt.yml.j2", _istio_crds={"resources": [mine]}, _istio_reader={"resources": []}) == []
