@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from ansible_collections.progressive.istio.plugins.module_utils import _proxies
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._objects import CONTAINER
 from ansible_collections.progressive.istio.plugins.module_utils._routes import HttpRoute, Object
 
-CONTAINER = "istio-proxy"
 SELECTOR = "service.istio.io/canonical-name"  # the injector puts it on every sidecar and gateway
 PARALLEL = 16
 SILENT = "does not tell"
@@ -47,12 +47,6 @@ class Answer:
 
     name: str
     runs: str | None
-
-
-def has_sidecar(pod: Mapping[str, Any]) -> bool:
-    """Whether a proxy was injected into the pod (a native sidecar is an init container)."""
-    spec = pod["spec"]
-    return any(c["name"] == CONTAINER for c in [*spec["containers"], *(spec.get("initContainers") or [])])
 
 
 def proxy_of(pod: Mapping[str, Any]) -> Proxy | None:

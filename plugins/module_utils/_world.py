@@ -15,10 +15,11 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _record, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh, Proxy, has_sidecar
-from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, State, Workload
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh, Proxy
+from ansible_collections.progressive.istio.plugins.module_utils._objects import Service, record_of, workloads
+from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, State
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
-from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, Record, Version
+from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, Record
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 
 NETWORKING = "networking.istio.io/v1"
@@ -42,16 +43,6 @@ class Token:
 
     obj: Mapping[str, Any]
     route: _routes.HttpRoute
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """The Service, and the labels of each subset of its DestinationRule."""
-
-    host: str
-    ports: tuple[int, ...]
-    selector: Mapping[str, str]
-    subsets: Mapping[str, Mapping[str, str]]
 
 
 def token_of(state: State) -> Token:
@@ -92,7 +83,8 @@ def find_service(cluster: Cluster, namespace: str, name: str) -> Service:
             "a release needs one subset for each version"
         )
     spec = service["spec"]
-    return Service(host, tuple(p["port"] for p in spec.get("ports") or []), spec.get("selector") or {}, subsets)
+    ports = tuple(port["port"] for port in spec.get("ports") or [])
+    return Service(host, ports, spec.get("selector") or {}, subsets, service)
 
 
 def find_virtual_service(cluster: Cluster, namespace: str, host: str, name: str = "") -> dict[str, Any]:
@@ -134,45 +126,6 @@ def stored_evidence(cluster: Cluster, namespace: str, name: str) -> Evidence | N
 def own_name(service: str) -> str:
     """Name of a release's Lease and evidence ConfigMap."""
     return f"progressive-istio-{service}"
-
-
-def record_of(obj: Mapping[str, Any]) -> Record | None:
-    """The release on record, or None: also for a copy of a VirtualService, whose record speaks of another object."""
-    text = (obj["metadata"].get("annotations") or {}).get(ANNOTATION)
-    if not text:
-        return None
-    record = _record.loads(text)
-    return record if record.uid == obj["metadata"]["uid"] else None
-
-
-def workloads(service: Service, pods: Sequence[Mapping[str, Any]]) -> dict[str, Workload]:
-    """The pods of each subset: how many, how many ready, and the template they come from (the newest, if several)."""
-    found = {}
-    for name, labels in service.subsets.items():
-        wanted = {**service.selector, **labels}
-        mine = [
-            pod
-            for pod in pods
-            if not pod["metadata"].get("deletionTimestamp")
-            and wanted.items() <= (pod["metadata"].get("labels") or {}).items()
-            and pod["status"].get("phase") in ("Pending", "Running")
-        ]
-        newest = sorted(mine, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-        hashes = [_template_hash(pod) for pod in newest]
-        ready = sum(
-            any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
-            for pod in mine
-        )
-        meshed = not mine or any(has_sidecar(pod) for pod in mine)
-        found[name] = Workload(
-            Version(name, hashes[-1] if hashes else ""), len(mine), ready, len(set(hashes)) > 1, meshed
-        )
-    return found
-
-
-def _template_hash(pod: Mapping[str, Any]) -> str:
-    labels = pod["metadata"].get("labels") or {}
-    return str(labels.get("pod-template-hash") or labels.get("controller-revision-hash") or "")
 
 
 @dataclass(frozen=True, slots=True)
