@@ -1,14 +1,14 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What objects of the API say about a service: its versions, their pods, its record. Private to this collection.
+"""Objects of the API as plain dictionaries: a service, its versions and their pods, and what is around it. Private.
 
-Pure: objects of the API come in as plain dictionaries.
+Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.progressive.istio.plugins.module_utils import _record
@@ -17,6 +17,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import A
 from ansible_collections.progressive.istio.plugins.module_utils._routes import Object
 
 CONTAINER = "istio-proxy"
+NAMED = 3  # of many pods or namespaces, so many are named in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,33 @@ class Service:
 
 
 def labels_of(obj: Object) -> Mapping[str, str]:
-    """Labels, none being none."""
     return obj["metadata"].get("labels") or {}
+
+
+def annotations_of(obj: Object) -> Mapping[str, str]:
+    return obj["metadata"].get("annotations") or {}
+
+
+def namespace_of(obj: Object) -> str:
+    return str(obj["metadata"].get("namespace", ""))
+
+
+def key_of(obj: Object) -> str:
+    """``namespace/name``."""
+    return f"{namespace_of(obj)}/{obj['metadata']['name']}"
+
+
+def some(names: Iterable[str]) -> str:
+    """A few of many names."""
+    found = sorted(names)
+    more = len(found) - NAMED
+    return ", ".join(found[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def places(namespaces: Iterable[str]) -> str:
+    """``namespace a``, or ``namespaces a, b``."""
+    found = set(namespaces)
+    return f"namespace{'s' if len(found) > 1 else ''} {some(found)}"
 
 
 def proxy_kind(pod: Object) -> str:
@@ -50,7 +76,7 @@ def proxy_kind(pod: Object) -> str:
 
 def record_of(obj: Object) -> Record | None:
     """The release on record, or None: also for a copy of a VirtualService, whose record speaks of another object."""
-    text = (obj["metadata"].get("annotations") or {}).get(ANNOTATION)
+    text = annotations_of(obj).get(ANNOTATION)
     if not text:
         return None
     record = _record.loads(text)
@@ -89,3 +115,70 @@ def workloads(service: Service, pods: Sequence[Object]) -> dict[str, Workload]:
 def _template_hash(pod: Object) -> str:
     labels = labels_of(pod)
     return str(labels.get("pod-template-hash") or labels.get("controller-revision-hash") or "")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A service and what is around it, for preflight.
+
+    ``versions``: the subsets that are to have traffic. ``clients``: namespaces whose proxies have sent requests to the
+    service. ``unseen``: what the account may not list, by plural, in words.
+    """
+
+    service: Service
+    route: Object
+    versions: tuple[str, ...]
+    clients: frozenset[str] = frozenset()
+    namespaces: Sequence[Object] = ()
+    pods: Sequence[Object] = ()
+    virtual_services: Sequence[Object] = ()
+    destination_rules: Sequence[Object] = ()
+    canaries: Sequence[Object] = ()
+    rollouts: Sequence[Object] = ()
+    unseen: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> str:
+        """Namespace of the service."""
+        return namespace_of(self.service.obj)
+
+    @property
+    def name(self) -> str:
+        """The service, in messages."""
+        return f"Service {key_of(self.service.obj)}"
+
+    def is_ours(self, virtual_service: Object) -> bool:
+        """Whether it is the route object; in a list it may be older than as it was read."""
+        return key_of(virtual_service) == key_of(self.route)
+
+    def proxies(self, kind: str) -> dict[str, list[Object]]:
+        """Pods with a proxy of that kind, by namespace."""
+        found: dict[str, list[Object]] = {}
+        for pod in self.pods:
+            if stays(pod) and proxy_kind(pod) == kind:
+                found.setdefault(namespace_of(pod), []).append(pod)
+        return dict(sorted(found.items()))
+
+    def selected(self, labels: Mapping[str, str]) -> list[Object]:
+        """Pods of the service that have a subset's labels."""
+        return [pod for pod in pods_of(self.service.selector, labels, self.pods) if namespace_of(pod) == self.home]
+
+    def version_pods(self) -> dict[str, list[Object]]:
+        """The pods of each version."""
+        return {name: self.selected(self.service.subsets.get(name, {})) for name in self.versions}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line for a person. ``refuse``: weights would not do what they say, so a release should not begin."""
+
+    refuse: bool
+    text: str
+
+
+def refusal(text: str) -> Finding:
+    return Finding(refuse=True, text=text)
+
+
+def warning(text: str) -> Finding:
+    return Finding(refuse=False, text=text)

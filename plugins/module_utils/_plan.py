@@ -48,6 +48,7 @@ class Want:
     retry: bool = False
     adopt: bool = False
     until_step: int | None = None
+    preflight: str = "enforce"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +267,16 @@ def newer_canary(record: Record, state: State) -> str:
         f"{record.canary.name} changed in the middle of its release "
         f"(pod template {record.canary.hash} is now {canary.version.hash}): that is a newer version"
     )
+
+
+def taken_over(state: State, record: Record) -> str:
+    """What to say when the record on the route object is not ``record`` any more."""
+    if state.record is None:
+        return (
+            f"drift: the record of release {record.id} is gone from {state.where}, last writer {state.manager}; "
+            "the weights are as they were"
+        )
+    return f"release {state.record.id} ({state.record.phase}, by {state.record.by}) is on {state.where} now"
 
 
 def _stable(want: Want, state: State, others: Mapping[str, int]) -> str:

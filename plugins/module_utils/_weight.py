@@ -13,11 +13,11 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import SILENT, Mesh
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING, SILENT, Mesh
 from ansible_collections.progressive.istio.plugins.module_utils._objects import record_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, RecordError
-from ansible_collections.progressive.istio.plugins.module_utils._world import NETWORKING, find_virtual_service
+from ansible_collections.progressive.istio.plugins.module_utils._world import find_virtual_service
 
 WRITE_TRIES = 5
 POLL_SECONDS = 0.05

@@ -15,14 +15,20 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _record, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh, Proxy
-from ansible_collections.progressive.istio.plugins.module_utils._objects import Service, record_of, workloads
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING, Mesh, Proxy, around
+from ansible_collections.progressive.istio.plugins.module_utils._objects import (
+    Finding,
+    Service,
+    View,
+    record_of,
+    workloads,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, State
+from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
-from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, HELD, PROGRESSING, Record
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 
-NETWORKING = "networking.istio.io/v1"
 LEASES = "coordination.k8s.io/v1"
 LEASE_SECONDS = 15
 SLOW_READ_SECONDS = 2.0  # pods, Service and DestinationRule are read at most this often
@@ -225,6 +231,30 @@ class LiveWorld:
             workloads(service, self._pods),
             Token(obj, route),
         )
+
+    def preflight(self, state: State, look: Look) -> Sequence[Finding]:
+        with reading():
+            found, unseen = around(self.cluster, self.namespace)
+        mine = {name for name, weight in state.weights.items() if weight} | {self.canary} - {""}
+        record = state.record
+        if record and record.phase in (PROGRESSING, HELD):
+            mine |= {record.stable.name, record.canary.name}
+        counting = (proxy for proxy in look.proxies.values() if any(n for n, _bad in proxy.series.values()))
+        clients = frozenset(proxy.name.partition("/")[0] for proxy in counting)
+        view = View(
+            self.service(),
+            token_of(state).obj,
+            tuple(sorted(mine)),
+            clients,
+            found["namespaces"],
+            found["pods"],
+            found["virtualservices"],
+            found["destinationrules"],
+            found["canaries"],
+            found["rollouts"],
+            unseen,
+        )
+        return look_over(view)
 
     def patch_for(self, token: Token, record: Record, move: bool = True) -> list[dict[str, Any]]:
         """The JSON Patch that ``write`` would send."""

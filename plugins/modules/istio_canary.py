@@ -130,6 +130,15 @@ options:
       - Take over a canary that somebody else has given weight to, from the first step with at least that weight.
     type: bool
     default: false
+  preflight:
+    description:
+      - Before it begins, a release looks for what would keep its weights from the clients, such as another
+        VirtualService for the same host, or a client's DestinationRule without the canary's subset.
+      - With V(enforce) it is refused where weights would certainly not do what they say, and warns of the rest.
+      - With V(warn) it only warns. The whole list is in the guide on traffic.
+    type: str
+    choices: [enforce, warn]
+    default: enforce
   until_step:
     description: Stop after this step (1 is the first) has passed. The next run goes on from there.
     type: int
@@ -207,6 +216,20 @@ events:
   type: list
   elements: dict
   sample: [{time: "13:37:01", text: "step 1/3  10 %  weight 10 % in 5 of 5 proxies after 0.14 s"}]
+findings:
+  description:
+    - What the preflight found, refusals first.
+    - Without check mode, RV(events) that begin with WARNING, or RV(msg), say the same.
+  returned: in check mode, before a release has begun
+  type: list
+  elements: dict
+  contains:
+    refuse:
+      description: Whether it keeps a release from beginning.
+      type: bool
+    text:
+      description: What is expected, what is there, and what to do.
+      type: str
 plan:
   description: Every write to come, with its weights, its patch, and what its step needs to pass.
   returned: in check mode
@@ -255,6 +278,7 @@ def main() -> None:
             "verify_timeout": {"type": "float", "default": 30.0},
             "retry": {"type": "bool", "default": False},
             "adopt": {"type": "bool", "default": False},
+            "preflight": {"type": "str", "choices": ["enforce", "warn"], "default": "enforce"},
             "until_step": {"type": "int"},
             "wait": {"type": "bool", "default": True},
             "run": {"type": "dict"},

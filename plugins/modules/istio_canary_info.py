@@ -81,6 +81,18 @@ lease:
   description: Who runs the release, and since when the lease was not renewed. None without one.
   returned: success
   type: dict
+findings:
+  description: What would keep the weights from the clients, refusals first, as in M(progressive.istio.istio_canary).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    refuse:
+      description: Whether it keeps a release from beginning.
+      type: bool
+    text:
+      description: What is expected, what is there, and what to do.
+      type: str
 record:
   description: The record. None without one.
   returned: success

@@ -43,6 +43,7 @@ PARAMS: dict[str, Any] = {
     "retry": False,
     "adopt": False,
     "until_step": None,
+    "preflight": "enforce",
 }
 
 
