@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The mesh: its proxies, asked in parallel over connections that stay open, and the objects around a service. Private."""
+"""The mesh: its proxies, asked in parallel over connections that stay open, and what is around a service. Private."""
 
 from __future__ import annotations
 

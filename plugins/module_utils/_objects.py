@@ -161,7 +161,8 @@ class View:
 
     def selected(self, labels: Mapping[str, str]) -> list[Object]:
         """Pods of the service that have a subset's labels."""
-        return [pod for pod in pods_of(self.service.selector, labels, self.pods) if namespace_of(pod) == self.home]
+        here = [pod for pod in self.pods if namespace_of(pod) == self.home]
+        return pods_of(self.service.selector, labels, here)
 
     def version_pods(self) -> dict[str, list[Object]]:
         """The pods of each version."""

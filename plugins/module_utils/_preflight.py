@@ -30,13 +30,14 @@ from ansible_collections.progressive.istio.plugins.module_utils._reach import (
     REVISION,
     gateways_of,
     host_of,
-    names,
     pattern_of,
     reach,
+    unresolved,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._routes import Object, field_manager, http_routes
 
 AMBIENT = "istio.io/dataplane-mode"
+REDIRECTED = "ambient.istio.io/redirection"  # how its agent marks the pods that it has taken
 HTTP = {"http", "http2", "grpc", "grpc-web", "http_proxy"}
 OTHERS = {"tcp", "udp", "https", "tls", "mongo", "redis", "mysql"}
 STANDARD = {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http", "kubernetes.io/wss": "https"}
@@ -47,7 +48,7 @@ MANAGERS = {"flagger": ("Flagger", "canaries"), "rollouts-controller": ("Argo Ro
 
 def look_over(view: View) -> list[Finding]:
     """Everything that is found, refusals first."""
-    rules = (names, _ports, _ambient, reach, _controllers, _bypasses, _bare, _unseen)
+    rules = (unresolved, _ports, _ambient, reach, _controllers, _bypasses, _bare, _unseen)
     found = [finding for rule in rules for finding in rule(view)]
     return sorted(found, key=lambda finding: not finding.refuse)
 
@@ -102,34 +103,36 @@ def _ports(view: View) -> Iterable[Finding]:
 
 
 def _captured(view: View) -> dict[str, Object]:
-    """Pods that ztunnel has, by name: for their namespace's label or their own, which goes first."""
-    modes = {found["metadata"]["name"]: labels_of(found).get(AMBIENT) for found in view.namespaces}
+    """Pods that ztunnel has or will have, by name: for their namespace's label or their own, which goes first."""
+    modes = _modes(view)
     return {
         key_of(pod): pod
         for pod in view.pods
-        if labels_of(pod).get(AMBIENT, modes.get(namespace_of(pod))) == "ambient"
-        and stays(pod)
+        if stays(pod)
+        and (
+            annotations_of(pod).get(REDIRECTED) == "enabled"
+            or labels_of(pod).get(AMBIENT, modes.get(namespace_of(pod))) == "ambient"
+        )
         and not (proxy_kind(pod) or pod["spec"].get("hostNetwork"))
     }
+
+
+def _modes(view: View) -> dict[str, str]:
+    return {found["metadata"]["name"]: labels_of(found).get(AMBIENT, "") for found in view.namespaces}
 
 
 def _ambient(view: View) -> Iterable[Finding]:
     captured = _captured(view)
     versions = {key_of(pod) for pods in view.version_pods().values() for pod in pods} & captured.keys()
     instead = "use sidecars there, or an HTTPRoute with one Service for each version"
-    home = any(
-        found["metadata"]["name"] == view.home and labels_of(found).get(AMBIENT) == "ambient"
-        for found in view.namespaces
-    )
+    home = {name for name, mode in _modes(view).items() if name == view.home and mode == "ambient"}
     if home or versions:
         what = f"Namespace {view.home} is" if home else f"pods of the versions ({some(versions)}) are"
         yield refusal(
             f"{what} in ambient mode ({AMBIENT}): ztunnel knows no weights, and a release reads sidecars and gateways "
             f"only, no waypoints; {instead}",
         )
-    others = {namespace_of(pod) for key, pod in captured.items() if key not in versions} - (
-        {view.home} if home else set()
-    )
+    others = {namespace_of(pod) for key, pod in captured.items() if key not in versions} - home
     if others:
         yield warning(
             f"pods in {places(others)} are in ambient mode ({AMBIENT}): what they send to {view.name} follows no "
@@ -151,12 +154,12 @@ def _bare(view: View) -> Iterable[Finding]:
     """Pods without a sidecar: those in namespaces that ask for one, and those of the versions."""
     injected = {found["metadata"]["name"] for found in view.namespaces if _injected(labels_of(found))}
     versions, captured = view.version_pods(), _captured(view)
-    mine = {key_of(pod) for pods in versions.values() for pod in pods}
+    told = captured.keys() | {key_of(pod) for pods in versions.values() for pod in pods}
     bare = {
         key_of(pod): namespace_of(pod)
         for pod in view.pods
         if namespace_of(pod) in injected
-        and key_of(pod) not in mine | captured.keys()
+        and key_of(pod) not in told
         and stays(pod)
         and not (proxy_kind(pod) or pod["spec"].get("hostNetwork") or _opted_out(pod))
     }
@@ -200,7 +203,7 @@ def _bypasses(view: View) -> Iterable[Finding]:
         how = "with weights of its own, which a release does not move" if ours else "without subsets of the release"
         yield warning(
             f"VirtualService {key_of(vs)} sends what comes {way} to {view.name} {how}: that traffic does not follow "
-            "the weights; bind the released VirtualService to it instead, or leave it if that is meant",
+            "the weights; let the released VirtualService route it, or leave it if that is meant",
         )
 
 

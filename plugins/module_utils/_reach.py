@@ -21,6 +21,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     namespace_of,
     places,
     refusal,
+    some,
     warning,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._routes import (
@@ -154,6 +155,10 @@ def deciding(
     return [Rules((), {})]
 
 
+def _rule_host(rule: Object) -> str:
+    return host_of(rule["spec"].get("host", ""), namespace_of(rule))
+
+
 def _rules(objects: Sequence[Object]) -> Rules:
     return Rules(tuple(objects), subsets_of(objects))
 
@@ -172,10 +177,10 @@ def _merged(rules: Iterable[Object], host: str) -> list[tuple[dict[str, str], li
 
     Rules with the same ``exportTo`` as written become one. Otherwise they stay apart, and the youngest is used alone.
     """
-    mine = [(host_of(rule["spec"].get("host", ""), namespace_of(rule)), rule) for rule in rules]
-    best = min((pattern for pattern, _rule in mine if covers(pattern, host)), key=_exactness, default="")
+    mine = [rule for rule in rules if covers(_rule_host(rule), host)]
+    best = min((_rule_host(rule) for rule in mine), key=_exactness, default="")
     groups: list[tuple[dict[str, str], frozenset[str], list[Object]]] = []
-    for rule in sorted((rule for pattern, rule in mine if best and pattern == best), key=_age):
+    for rule in sorted((rule for rule in mine if _rule_host(rule) == best), key=_age):
         selector, export = _selector(rule), frozenset(rule["spec"].get("exportTo") or ())
         fitting = [g for g in groups if g[0] == selector and (g[1] == export or (g[1] and g[1] < export))]
         for group in fitting:
@@ -188,8 +193,8 @@ def _merged(rules: Iterable[Object], host: str) -> list[tuple[dict[str, str], li
 # ---------------------------------------------------------------- findings
 
 
-def names(view: View) -> Iterable[Finding]:
-    """Hosts that look like the service's and are not: istiod completes names without a dot, and no others."""
+def unresolved(view: View) -> Iterable[Finding]:
+    """Destinations that look like the service and are not: istiod completes names without a dot, and no others."""
     place, host = namespace_of(view.route), view.service.host
     given = {d.host for route in http_routes(view.route) for d in route.destinations}
     wrong = sorted(h for h in given if full_host(h, place) == host and host_of(h, place) != host)
@@ -203,8 +208,7 @@ def names(view: View) -> Iterable[Finding]:
 def _reads(obj: Object, pods: Iterable[Object]) -> bool:
     """Whether the istiod of one of these proxies reads the object: it skips the label of another revision."""
     revision = labels_of(obj).get(REVISION)
-    known = {annotations_of(pod).get(REVISION) for pod in pods}
-    return not revision or revision in known or None in known
+    return not revision or any(annotations_of(pod).get(REVISION, revision) == revision for pod in pods)
 
 
 def reach(view: View) -> Iterable[Finding]:
@@ -213,7 +217,7 @@ def reach(view: View) -> Iterable[Finding]:
     if not route["spec"].get("hosts"):
         yield warning(f"{describe(route)} has no hosts, it is a delegate: who takes its weights was not looked at")
         return
-    everything = [*(vs for vs in view.virtual_services if not view.is_ours(vs)), route]
+    others = [vs for vs in view.virtual_services if not view.is_ours(vs) and pattern_of(vs, host)]
     reached: dict[str, list[Object]] = {}
     missed: dict[str, set[str]] = {}
     winners: dict[str, tuple[Object, set[str]]] = {}
@@ -223,7 +227,7 @@ def reach(view: View) -> Iterable[Finding]:
         if why:
             missed.setdefault(why, set()).add(namespace)
             continue
-        order = competing([vs for vs in everything if _reads(vs, pods)], host, namespace)
+        order = competing([route, *(vs for vs in others if _reads(vs, pods))], host, namespace)
         if view.is_ours(order[0]):
             reached[namespace] = pods
             losers |= {key_of(vs) for vs in order[1:] if pattern_of(vs, host) == pattern_of(route, host)}
@@ -237,7 +241,7 @@ def reach(view: View) -> Iterable[Finding]:
         yield _beaten(view, winner, where)
     for key in sorted(losers - winners.keys()):
         yield warning(
-            f"VirtualService {key} names {host} too, and sidecars ignore it: {describe(route)} goes before it; "
+            f"VirtualService {key} is for {host} too, and sidecars ignore it, as {describe(route)} goes before it; "
             "take the host out of it, or delete it",
         )
     yield from _subsets(view, {**{name: pods for name, pods in routers.items() if name in view.clients}, **reached})
@@ -275,14 +279,13 @@ def _missed(view: View, namespace: str, pods: Iterable[Object]) -> str:
 def _beaten(view: View, winner: Object, where: Iterable[str]) -> Finding:
     host, route = view.service.host, view.route
     if pattern_of(winner, host) != pattern_of(route, host):
-        why = "more exactly"
-    elif "*" in export_of(winner):
-        made = [vs["metadata"].get("creationTimestamp", "") for vs in (winner, route)]
-        why = f"and is older ({made[0]}, ours {made[1]})"
+        why = "names it more exactly"
+    elif _age(winner) < _age(route):
+        why = f"is older ({_age(winner)[0]}, ours {_age(route)[0]})"
     else:
-        why = f"and is exported to {', '.join(winner['spec']['exportTo'])} only, which goes before what all see"
+        why = f"is exported to {some(export_of(winner))} by name, which goes before age"
     return refusal(
-        f"VirtualService {key_of(winner)} names {host} {why}: sidecars in {places(where)} take it and ignore "
+        f"VirtualService {key_of(winner)} is for {host} too and {why}: sidecars in {places(where)} take it and ignore "
         f"{describe(route)}; put the routes into one of them, or take the host out of the other",
     )
 
@@ -291,14 +294,16 @@ def _subsets(view: View, reached: Mapping[str, Sequence[Object]]) -> Iterable[Fi
     """Whether the proxies that have our route have its subsets, too. Sure where requests come from, or the rule is
     for this very host; a wildcard in a namespace that nobody calls from need not matter.
     """
+    host = view.service.host
+    rules = [rule for rule in view.destination_rules if covers(_rule_host(rule), host)]
     found: dict[str, tuple[set[str], bool]] = {}
     for namespace, pods in reached.items():
-        rules = [rule for rule in view.destination_rules if _reads(rule, pods)]
-        for used in deciding(rules, view.service.host, view.home, namespace, pods):
+        read = [rule for rule in rules if _reads(rule, pods)]
+        for used in deciding(read, host, view.home, namespace, pods):
             fault = _fault(view, used)
             if fault:
                 where, sure = found.get(fault, (set(), False))
-                exact = any(host_of(r["spec"]["host"], namespace_of(r)) == view.service.host for r in used.objects)
+                exact = any(_rule_host(rule) == host for rule in used.objects)
                 found[fault] = (where | {namespace}, sure or exact or namespace in view.clients)
     everywhere = {namespace for where, _sure in found.values() for namespace in where} == set(reached)
     for fault, (where, sure) in found.items():
@@ -307,25 +312,24 @@ def _subsets(view: View, reached: Mapping[str, Sequence[Object]]) -> Iterable[Fi
 
 def _fault(view: View, used: Rules) -> str:
     """What is wrong with the rules that a proxy uses; empty when nothing is."""
-    mine = view.service.subsets
     missing = ", ".join(name for name in view.versions if name not in used.subsets)
     if missing and not used.objects:
         return (
             f"no DestinationRule with subset {missing} of {view.service.host} reaches {{places}}{_hidden(view)}: "
-            "requests from there are answered with 503; let one reach them"
+            "requests for it from there are answered with 503; let one reach them"
         )
     rules = " and ".join(f"{key_of(rule)} ({rule['spec']['host']})" for rule in used.objects)
     if missing:
         return (
-            f"in {{places}} DestinationRule {rules} goes before all others and has no subset {missing}: requests from "
-            "there are answered with 503; add it there, or delete that rule"
+            f"proxies in {{places}} use DestinationRule {rules} and no other, without subset {missing}: requests for it "
+            "from there are answered with 503; add it there, or delete that rule"
         )
     for name in view.versions:
-        labels = mine.get(name, {})
-        if [key_of(pod) for pod in view.selected(used.subsets[name])] != [key_of(pod) for pod in view.selected(labels)]:
+        theirs, ours = used.subsets[name], view.service.subsets.get(name, {})
+        if theirs != ours and view.selected(theirs) != view.selected(ours):
             return (
-                f"in {{places}} subset {name} of DestinationRule {rules} selects {_selection(used.subsets[name])}, and "
-                f"the release watches {_selection(labels)}; leave one rule that says what {name} is"
+                f"proxies in {{places}} use DestinationRule {rules}, whose subset {name} is {_selection(theirs)}, and "
+                f"the release watches {_selection(ours)}; leave one rule that says what {name} is"
             )
     return ""
 
@@ -339,8 +343,8 @@ def _hidden(view: View) -> str:
             continue
         if host_of(given, place) != view.service.host:
             told.append(f"{key_of(rule)} has host {given}, which Istio does not complete")
-        elif rule["spec"].get("exportTo"):
-            told.append(f"{key_of(rule)} is exported to {', '.join(rule['spec']['exportTo'])}")
+        elif "*" not in export_of(rule):
+            told.append(f"{key_of(rule)} is exported to {some(export_of(rule))}")
         elif REVISION in labels_of(rule):
             told.append(f"{key_of(rule)} is labelled {REVISION}={labels_of(rule)[REVISION]}")
         elif rule["spec"].get("workloadSelector"):
