@@ -321,8 +321,8 @@ def _fault(view: View, used: Rules) -> str:
     rules = " and ".join(f"{key_of(rule)} ({rule['spec']['host']})" for rule in used.objects)
     if missing:
         return (
-            f"proxies in {{places}} use DestinationRule {rules} and no other, without subset {missing}: requests for it "
-            "from there are answered with 503; add it there, or delete that rule"
+            f"proxies in {{places}} use DestinationRule {rules} and no other, without subset {missing}: requests for "
+            "it from there are answered with 503; add it there, or delete that rule"
         )
     for name in view.versions:
         theirs, ours = used.subsets[name], view.service.subsets.get(name, {})

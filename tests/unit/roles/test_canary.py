@@ -84,6 +84,7 @@ def test_status(render: Render) -> None:
         "requests_per_second": 99.5,
         "versions": {"v1": {"pods": 2, "ready": 1}},
         "evidence": {"windows": [], "verdict": None},
+        "findings": [{"refuse": True, "text": "an older route"}, {"refuse": False, "text": "a bare pod"}],
         "lease": {"holder": "me"},
     }
     assert render("canary", "status.j2", canary_status=status, **NAMES).splitlines() == [
@@ -95,6 +96,8 @@ def test_status(render: Render) -> None:
         "programmed  in 2 of 3 proxies, not in namespace-1/load-1",
         "requests    99.5 a second",
         "version     v1: 1 of 2 pods ready",
+        "refusal     an older route",
+        "warning     a bare pod",
         "run by      me",
     ]
     nothing = {"exists": False, "weights": {}, "record": None, "lease": None, "evidence": {"verdict": None}}

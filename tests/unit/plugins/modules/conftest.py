@@ -42,9 +42,10 @@ def destination_rule() -> Json:
 
 def virtual_service() -> Json:
     route = [{"destination": {"host": HOST, "subset": v}, "weight": w} for v, w in (("v1", 100), ("v2", 0))]
+    meta = {"name": "app-1", "namespace": "namespace-1", "uid": "uid-1", "resourceVersion": "7"}
     return {
         "kind": "VirtualService",
-        "metadata": {"name": "app-1", "namespace": "namespace-1", "uid": "uid-1", "resourceVersion": "7"},
+        "metadata": {**meta, "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"hosts": [HOST], "http": [{"name": "main", "route": route}]},
     }
 
