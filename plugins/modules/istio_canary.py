@@ -219,7 +219,7 @@ events:
 findings:
   description:
     - What the preflight found, refusals first.
-    - Without check mode, RV(events) that begin with WARNING, or RV(msg), say the same.
+    - Without check mode, RV(events) that begin with WARNING, or C(msg), say the same.
   returned: in check mode, before a release has begun
   type: list
   elements: dict

@@ -19,8 +19,8 @@ CANARY: dict[str, Any] = {**SERVICE, "canary_version": "v2"}
 NO_WRITE = "in namespace namespace-1 the account that runs this may not patch virtualservices.networking.istio.io"
 OLDER = (
     f"VirtualService namespace-1/older is for {HOST} too and is older (2025-01-01T00:00:00Z, ours "
-    "2026-01-01T00:00:00Z): sidecars in namespace namespace-1 take it and ignore VirtualService namespace-1/app-1; put the routes "
-    "into one of them, or take the host out of the other"
+    "2026-01-01T00:00:00Z): sidecars in namespace namespace-1 take it and ignore VirtualService namespace-1/app-1; "
+    "put the routes into one of them, or take the host out of the other"
 )
 YOUNGER = (
     f"VirtualService namespace-1/younger is for {HOST} too, and sidecars ignore it, as VirtualService "
