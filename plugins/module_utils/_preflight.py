@@ -38,7 +38,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import O
 
 AMBIENT = "istio.io/dataplane-mode"
 REDIRECTED = "ambient.istio.io/redirection"  # how its agent marks the pods that it has taken
-HTTP = {"http", "http2", "grpc", "grpc-web", "http_proxy"}
+HTTP = {"http", "http2", "grpc", "http_proxy"}
 OTHERS = {"tcp", "udp", "https", "tls", "mongo", "redis", "mysql"}
 STANDARD = {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http", "kubernetes.io/wss": "https"}
 NEVER_SNIFFED = {25, 53, 3306, 27017}
@@ -71,8 +71,7 @@ def _protocol(port: Object) -> str:
     if port.get("protocol") == "UDP":
         return "udp"
     given = port.get("appProtocol")
-    name = str(port.get("name", "") if given is None else STANDARD.get(given, given)).lower()
-    name = "grpc-web" if name.startswith("grpc-web") else name.partition("-")[0]
+    name = str(port.get("name", "") if given is None else STANDARD.get(given, given)).lower().partition("-")[0]
     if name in HTTP | OTHERS:
         return name
     return "tcp" if port["port"] in NEVER_SNIFFED else "http"

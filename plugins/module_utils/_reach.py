@@ -57,9 +57,8 @@ def export_of(obj: Object) -> frozenset[str]:
 
 
 def exported(obj: Object, namespace: str) -> bool:
-    """Whether proxies of a namespace see the object."""
-    export = export_of(obj)
-    return "~" not in export and ("*" in export or namespace in export)
+    """Whether proxies of a namespace see the object (``~`` is nobody's namespace)."""
+    return bool(export_of(obj) & {"*", namespace})
 
 
 # ---------------------------------------------------------------- VirtualServices

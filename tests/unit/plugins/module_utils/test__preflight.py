@@ -18,6 +18,7 @@ from .shop import (
     CLEAN,
     OLDER,
     SERVICE,
+    YOUNGER,
     Json,
     beside,
     destination_rule,
@@ -137,6 +138,9 @@ def test_a_service_in_ambient_mode() -> None:
         f"gateways only, no waypoints; {INSTEAD}"
     )
     assert told(namespaced("shop", AMBIENT)) == refused(f"Namespace shop is {text}")
+    crowded = namespaced("shop", AMBIENT)
+    crowded = replace(crowded, pods=(*crowded.pods, pod("another", "shop", "")))
+    assert told(crowded) == refused(f"Namespace shop is {text}"), "and its other pods are not told again"
     marked = version("v2", "")
     marked["metadata"]["labels"]["istio.io/dataplane-mode"] = "ambient"
     view = replace(CLEAN, pods=(version("v1"), marked, pod("web-x", "web")))
@@ -233,6 +237,10 @@ def test_a_version_without_a_sidecar() -> None:
     )
 
 
+def test_pods_with_the_same_labels_elsewhere_are_no_version() -> None:
+    assert told(beside("pods", pod("copy", "kube-system", "", app="app-1", version="v2"))) == []
+
+
 # ---------------------------------------------------------------- traffic that comes another way
 
 
@@ -274,6 +282,13 @@ def test_another_way_to_the_service(other: Json, text: str) -> None:
 )
 def test_ways_to_others(other: Json) -> None:
     assert told(beside("virtual_services", virtual_service("edge", "web", **other))) == []
+
+
+def test_another_route_of_sidecars_is_told_once() -> None:
+    (found,) = told(beside("virtual_services", virtual_service("younger", "web", YOUNGER)))
+    assert found[1].startswith(
+        "VirtualService web/younger is for app-1.shop.svc.cluster.local too, and sidecars ignore it"
+    )
 
 
 def test_our_own_gateway_is_no_other_way() -> None:
@@ -376,6 +391,8 @@ def test_owners(group: str, kind: str, who: str) -> None:
     rule["metadata"]["ownerReferences"] = [{"apiVersion": group, "kind": kind, "name": "mine"}]
     view = replace(CLEAN, destination_rules=(rule, *CLEAN.destination_rules[1:]))
     assert told(view) == moved(who, "DestinationRule shop/app-1")
+    rule["metadata"]["namespace"] = "quiet"
+    assert told(replace(CLEAN, destination_rules=(*CLEAN.destination_rules, rule))) == [], "of another namespace"
     owned["metadata"]["ownerReferences"][0]["apiVersion"] = "example.com/v1"
     assert told(replace(CLEAN, route=owned)) == [], "of somebody else's group"
 

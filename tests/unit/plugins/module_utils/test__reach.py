@@ -185,6 +185,16 @@ def test_one_for_a_client_alone_goes_before_age() -> None:
     )
 
 
+def test_one_that_wins_here_and_loses_there_is_told_once() -> None:
+    other = virtual_service("other", "quiet", YOUNGER, exportTo=[".", "web"])
+    view = ours(exportTo=[".", "quiet", "web"])
+    found = told(replace(view, virtual_services=(*view.virtual_services, other)))
+    assert [refuse for refuse, _text in found] == [True]
+    assert (
+        "is exported to quiet, web by name, which goes before age: sidecars in namespace quiet take it" in found[0][1]
+    )
+
+
 def test_the_order_of_istiod() -> None:
     found = [
         virtual_service("wild-short", "web", OLDER, hosts=["*.local"], exportTo=["."]),
@@ -329,6 +339,8 @@ def test_rules_of_one_namespace_are_merged_if_they_are_for_the_same() -> None:
     assert decided("web", second, first) == [("first,second", "v1,v2")]
     other = destination_rule("second", "shop", YOUNGER, subsets=V2, exportTo=["*"])
     assert decided("web", first, other) == [("second", "v2")], "the youngest is used alone"
+    between = destination_rule("in-between", exportTo=["web"])
+    assert decided("web", first, between, second) == [("second", "v2")], "merged into the first, and on its own too"
     local = destination_rule("second", "shop", YOUNGER, subsets=V2, exportTo=["."])
     assert decided("shop", first, local) == [("second", "v2")]
     assert decided("web", first, local) == [("first", "v1")]
@@ -371,6 +383,12 @@ def test_a_wildcard_at_a_client() -> None:
     assert told(beside("destination_rules", rule)) == refused(text)
     view = replace(beside("destination_rules", rule), clients=frozenset({"quiet"}))
     assert told(view) == warned(text), "nobody has been seen to call from there"
+
+
+def test_what_hits_everybody_is_refused_though_nobody_has_called() -> None:
+    rule = destination_rule("all", "web", YOUNGER, subsets={}, host="*.local")
+    view = replace(beside("destination_rules", rule), clients=frozenset(), pods=(pod("web-x", "web"),))
+    assert [refuse for refuse, _text in told(view)] == [True]
 
 
 def test_a_rule_that_is_exported_to_too_few() -> None:
