@@ -90,6 +90,7 @@ def want(params: Mapping[str, Any]) -> Want:
         retry=params["retry"],
         adopt=params["adopt"],
         until_step=params["until_step"],
+        preflight=params["preflight"],
     )
     check_want(wish)
     return wish

@@ -9,7 +9,7 @@ Pure: frozen dataclasses in, a decision out, no I/O and no clock.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look
@@ -48,6 +48,7 @@ class Want:
     retry: bool = False
     adopt: bool = False
     until_step: int | None = None
+    preflight: str = "enforce"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class State:
     manager: str
     versions: Mapping[str, Workload]
     token: object = None  # the World's own: what a write is based on
+    aliases: Mapping[str, str] = field(default_factory=dict)  # what else the versions may be called by the user
 
     def weight_of(self, version: str) -> int:
         """The share of a version in percent of the route's weights, rounded."""
@@ -144,6 +146,12 @@ class Refuse:
 
 
 Decision: TypeAlias = "Start | Adopt | Resume | Done | Refuse"
+
+
+def resolve(want: Want, state: State) -> Want:
+    """The wish with the versions' own names."""
+    names = state.aliases
+    return replace(want, canary=names.get(want.canary, want.canary), stable=names.get(want.stable, want.stable))
 
 
 def check_want(want: Want) -> None:
@@ -268,6 +276,16 @@ def newer_canary(record: Record, state: State) -> str:
     )
 
 
+def taken_over(state: State, record: Record) -> str:
+    """What to say when the record on the route object is not ``record`` any more."""
+    if state.record is None:
+        return (
+            f"drift: the record of release {record.id} is gone from {state.where}, last writer {state.manager}; "
+            "the weights are as they were"
+        )
+    return f"release {state.record.id} ({state.record.phase}, by {state.record.by}) is on {state.where} now"
+
+
 def _stable(want: Want, state: State, others: Mapping[str, int]) -> str:
     live = sorted((name for name, weight in others.items() if weight), key=lambda name: -others[name])
     if not live:
@@ -283,8 +301,8 @@ def _stable(want: Want, state: State, others: Mapping[str, int]) -> str:
 def _known(state: State, name: str) -> Workload:
     if name not in state.versions:
         raise ReleaseError(
-            f"no subset '{name}' for {state.service} in its DestinationRule; there are: "
-            f"{', '.join(sorted(state.versions)) or 'none'}"
+            f"{state.service} has no version '{name}' (subset of its DestinationRule, or Service of an HTTPRoute); "
+            f"there are: {', '.join(sorted(state.versions)) or 'none'}"
         )
     return state.versions[name]
 

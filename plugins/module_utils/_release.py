@@ -36,7 +36,10 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     admit,
     newer_canary,
     require_clients,
+    resolve,
+    taken_over,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
     Conflict,
     Drifted,
@@ -85,13 +88,16 @@ class Release:
         """One pass. Raises ReleaseError for what the user has to mend, Stopped and Orphaned when it must not go on."""
         self.deadline = self.world.now() + budget
         state = self._observe(UNREACHABLE_SECONDS if self.continued else 0.0)
+        self.want = resolve(self.want, state)
         decision = admit(self.want, state)
         if isinstance(decision, Refuse):
             return self._outcome(decision.phase, decision.text, failed=True, weight=state.weight_of(self.want.canary))
         if isinstance(decision, Done):
             return self._outcome(decision.phase, decision.text, weight=state.weight_of(self.want.canary))
         if isinstance(decision, Start | Adopt):
-            require_clients(state, self.world.look())  # before anything is written
+            look = self.world.look()  # before anything is written, and before the lease
+            require_clients(state, look)
+            settle(self.world.preflight(state, look), self.want.preflight == "enforce", self.say)
         # Taking a release back must not wait for whoever runs it: that run sees the record change, and stops.
         holder = "" if self.want.state == "aborted" else self.world.acquire()
         if holder:
@@ -201,7 +207,7 @@ class Release:
         while True:
             state = self._observe()
             if state.record != record:
-                raise Stopped(self._taken_over(state, record))
+                raise Stopped(taken_over(state, record))
             drifted = self._drifted(state, record)
             if confirmed_at is None and not drifted:
                 confirmed_at = self._confirm(state, record, written)
@@ -390,7 +396,7 @@ class Release:
                 return ""
             drifted = self._drifted(state, expect) if expect and expect.phase in (PROGRESSING, HELD) else ""
             if state.record != expect and not (force and (state.record is None or state.record.id == record.id)):
-                raise Stopped(self._taken_over(state, record))
+                raise Stopped(taken_over(state, record))
             if drifted and not force:
                 raise Drifted(drifted)
             if not self.world.alive():
@@ -406,14 +412,6 @@ class Release:
             self.changed = True
             return drifted
         raise ReleaseError(f"{state.where} could not be written in {WRITE_TRIES} tries, nothing was set{refused}")
-
-    def _taken_over(self, state: State, record: Record) -> str:
-        if state.record is None:
-            return (
-                f"drift: the record of release {record.id} is gone from {state.where}, last writer {state.manager}; "
-                "the weights are as they were"
-            )
-        return f"release {state.record.id} ({state.record.phase}, by {state.record.by}) is on {state.where} now"
 
     # ---------------------------------------------------------------- small things
 

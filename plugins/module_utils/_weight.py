@@ -13,14 +13,11 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import SILENT, Mesh
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING, SILENT, Mesh
+from ansible_collections.progressive.istio.plugins.module_utils._objects import record_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, RecordError
-from ansible_collections.progressive.istio.plugins.module_utils._world import (
-    NETWORKING,
-    find_route_object,
-    record_of,
-)
+from ansible_collections.progressive.istio.plugins.module_utils._world import find_route_object
 
 WRITE_TRIES = 5
 POLL_SECONDS = 0.05
@@ -142,9 +139,7 @@ def _subsets(cluster: Cluster, host: str, namespace: str) -> set[str]:
     return found
 
 
-def _check_clients(
-    cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.Route, timeout: float
-) -> None:
+def _check_clients(cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.Route, timeout: float) -> None:
     """Before the write: weights act in the clients' proxies, so at least one has to have the route."""
     deadline = time.monotonic() + timeout
     mesh.refresh()

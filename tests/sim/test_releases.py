@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._objects import refusal, warning
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, ReleaseError, Want
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Orphaned, Stopped
 from ansible_collections.progressive.istio.plugins.module_utils._record import Step
@@ -358,6 +359,32 @@ def test_all_at_once_is_judged_against_what_stable_did_before() -> None:
     assert mesh.served["v2"][1] < 100
     healthy = Mesh(25, steady(0.001), steady(0.001))
     assert Runner(healthy).run(replace(WANT, steps=(Step(100, 5),))).phase == "promoted"
+
+
+def test_a_refusal_of_the_preflight_writes_nothing() -> None:
+    mesh = Mesh(33, steady(0.0), steady(0.0))
+    mesh.findings = [refusal("an older route"), refusal("a rule that hides v2"), warning("a pod without a sidecar")]
+    runner = Runner(mesh)
+    with pytest.raises(ReleaseError, match=r"^an older route; also: a rule that hides v2$"):
+        runner.run(WANT)
+    assert runner.said == ["WARNING  a pod without a sidecar"]
+    assert (mesh.writes, mesh.annotation, mesh.evidence, mesh.lease, runner.count) == ([], None, None, None, 0)
+    assert mesh.weights == {"v1": 100, "v2": 0, "old": 0}
+    mesh.set_by_hand("kubectl", v1=80, v2=20)
+    with pytest.raises(ReleaseError, match="an older route"):
+        runner.run(replace(WANT, adopt=True))
+    assert mesh.writes == []
+
+
+def test_a_release_begins_in_spite_of_warnings_and_is_not_looked_over_again() -> None:
+    mesh = Mesh(34, steady(0.0), steady(0.0))
+    mesh.findings = [refusal("an older route"), warning("a pod without a sidecar")]
+    runner = Runner(mesh)
+    assert not runner.one_pass(replace(WANT, preflight="warn")).finished
+    assert runner.said[:2] == ["WARNING  an older route", "WARNING  a pod without a sidecar"]
+    mesh.findings = [refusal("a rule that hides v2")]
+    assert runner.run(WANT).phase == "promoted", "under way it goes on, and an abort is never kept from anybody"
+    assert sum("WARNING" in line for line in runner.said) == 2
 
 
 def writes_of(rate: float) -> int:

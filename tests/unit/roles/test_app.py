@@ -123,9 +123,9 @@ def test_releasing(render: Render, found: dict[str, Any], expected: str) -> None
 
 
 def test_route_has_every_version(render: Render) -> None:
-    spec = render(
-        "app", "route.yml.j2", app_live_version="v2", app_route={"timeout": "3s"}, app_gateways=["g/in"]
-    )["spec"]
+    spec = render("app", "route.yml.j2", app_live_version="v2", app_route={"timeout": "3s"}, app_gateways=["g/in"])[
+        "spec"
+    ]
     assert spec["hosts"] == [HOST]
     assert spec["gateways"] == ["g/in", "mesh"]
     (http,) = spec["http"]
