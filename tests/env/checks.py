@@ -234,7 +234,7 @@ def all_steps() -> list[Step]:
     if SCENARIO_OF_BOTH in found:
         name = SCENARIO_OF_BOTH
         runs.append((f"molecule/{name}-{OLDEST}", f"scenario {name}, core {OLDEST}", name, both[OLDEST]))
-    names = [step for step, *_ in runs]
+    names = [run[0] for run in runs]
     needs = (*built, "cluster-up")
     for step, about, name, one in runs:
         first = [f"molecule/{other}" for other in INSTALLING[: INSTALLING.index(name) if name in INSTALLING else None]]

@@ -8,6 +8,7 @@ Another lab on the same machine may work at the same time: what carries *its* na
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -128,3 +129,13 @@ def state(name: str, data: Path, *homes: Path) -> dict[str, list[str]]:
 def shim_sockets() -> set[str]:
     """Sockets in the folder that all labs share."""
     return {str(entry) for entry in Path("/run/containerd/s").glob("*")}
+
+
+def unix_sockets() -> set[str]:
+    """Paths of the Unix sockets that are open in any network namespace of this machine."""
+    namespaces = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            namespaces[(entry / "ns/net").readlink()] = entry
+    lines = [line.split() for entry in namespaces.values() for line in _text(entry / "net/unix").splitlines()]
+    return {fields[7] for fields in lines if len(fields) > 7}
