@@ -35,6 +35,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._reach import (
     unresolved,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._routes import (
+    RULES,
     Object,
     all_routes,
     describe,
@@ -247,8 +248,8 @@ def _controllers(view: View) -> Iterable[Finding]:
     if rolled:
         owners[f"pods of the versions ({some(rolled)})"] = "Argo Rollouts"
     for what, obj in zip(named[:1] + named[2:], objects[:1] + objects[2:], strict=True):
-        path = ("f:spec", "f:http" if obj is view.route else "f:subsets")
-        who, plural = MANAGERS.get(field_manager(obj, path), ("", ""))
+        section = "subsets" if obj is not view.route else "http" if view.service.kind == "VirtualService" else RULES
+        who, plural = MANAGERS.get(field_manager(obj, section), ("", ""))
         if who and plural in view.unseen:  # else its own objects say whether it still works here
             owners.setdefault(what, f"{who} (it wrote it last)")
     for what, who in owners.items():

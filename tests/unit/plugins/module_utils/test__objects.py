@@ -16,6 +16,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     Service,
     proxy_kind,
     record_of,
+    versions_by_service,
     workloads,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
@@ -51,7 +52,46 @@ def pod(kind: str = "app", **changes: Any) -> dict[str, Any]:
     return found
 
 
+def plain_service(name: str, **selector: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "namespace-1"}, "spec": {"selector": selector}}
+
+
 # ---------------------------------------------------------------- versions
+
+
+def test_subsets_are_versions_by_their_own_names() -> None:
+    assert SERVICE.backends == {name: f"{name}|app-1.namespace-1.svc.cluster.local" for name in ("v1", "v2")}
+    assert SERVICE.aliases == {}
+
+
+def test_services_for_some_of_the_pods_are_the_versions_of_an_http_route() -> None:
+    root = plain_service("app-1", app="app-1")
+    others = [
+        root,
+        plain_service("app-1-v1", app="app-1", version="v1"),
+        plain_service("app-1-v2", app="app-1", version="v2"),
+        plain_service("app-1-both", app="app-1", version="v2", track="canary"),
+        plain_service("app-10-v1", app="app-10", version="v1"),
+        plain_service("everything"),
+        {"metadata": {"name": "external"}, "spec": {"type": "ExternalName"}},
+    ]
+    found = versions_by_service(root, others)
+    assert sorted(found) == ["app-1-both", "app-1-v1", "app-1-v2"]
+    service = Service("app-1.namespace-1.svc.cluster.local", (80,), {"app": "app-1"}, found, root, "HTTPRoute")
+    assert service.backends["app-1-v1"] == "|app-1-v1.namespace-1.svc.cluster.local"
+    assert service.aliases == {"v1": "app-1-v1", "v2": "app-1-v2"}
+    assert workloads(service, [pod()])["app-1-v1"].pods == 1
+    assert workloads(service, [pod()])["app-1-v2"].pods == 0
+    assert versions_by_service(plain_service("everything"), others) == {}
+
+
+def test_an_alias_that_two_services_have_or_one_is_called_is_none() -> None:
+    root = plain_service("app-1", app="app-1")
+    two = [plain_service(name, app="app-1", version="v1") for name in ("app-1-v1", "app-1-v1-headless")]
+    named = [plain_service("v2", app="app-1", version="v1"), plain_service("v1", app="app-1", version="v2")]
+    for others in (two, named):
+        found = versions_by_service(root, others)
+        assert Service("h", (80,), {"app": "app-1"}, found, root, "HTTPRoute").aliases == {}
 
 
 def test_recorded_pods() -> None:

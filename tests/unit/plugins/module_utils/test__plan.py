@@ -191,12 +191,18 @@ def test_nothing_to_abort(found: Record | None, phase: str) -> None:
         (
             replace(WANT, canary="v9"),
             state(),
-            "Service prod/app has no version 'v9' (subset of its DestinationRule, or Service of an HTTPRoute); there are: v1, v2",
+            (
+                "Service prod/app has no version 'v9' (subset of its DestinationRule, or Service of an HTTPRoute); "
+                "there are: v1, v2"
+            ),
         ),
         (
             WANT,
             state({"v0": 100, "v2": 0}),
-            "Service prod/app has no version 'v0' (subset of its DestinationRule, or Service of an HTTPRoute); there are: v1, v2",
+            (
+                "Service prod/app has no version 'v0' (subset of its DestinationRule, or Service of an HTTPRoute); "
+                "there are: v1, v2"
+            ),
         ),
         (
             replace(WANT, stable="v0"),

@@ -439,3 +439,18 @@ def test_refusals_that_are_not_enforced_are_said() -> None:
     settle(FOUND, enforce=False, say=said.append)
     settle([], enforce=True, say=said.append)
     assert said == ["WARNING  a", "WARNING  b", "WARNING  c"]
+
+
+def test_a_virtual_service_beside_an_http_route() -> None:
+    backends = {"kind": "HTTPRoute", "metadata": meta("app-1"), "spec": {"rules": []}}
+    gateway = replace(CLEAN.service, kind="HTTPRoute")
+    view = replace(CLEAN, service=gateway, route=backends, virtual_services=[], destination_rules=[])
+    assert told(view) == []
+    edge = virtual_service("edge", gateways=["main"])
+    other = virtual_service("other", hosts=["app-10"])
+    assert told(replace(view, virtual_services=[edge, other])) == []
+    ((refused, text),) = told(replace(view, virtual_services=[virtual_service("old", "web", OLDER)]))
+    assert refused
+    assert text.startswith(
+        "VirtualService web/old routes app-1.shop.svc.cluster.local as well as HTTPRoute shop/app-1, "
+    )

@@ -241,7 +241,8 @@ def test_no_evidence(api: ApiServer, run: Run) -> None:
 
 def test_unknown_versions_and_routes(api: ApiServer, run: Run) -> None:
     assert refused(run("istio_canary", **SERVICE, canary_version="v9"), api) == (
-        "Service namespace-1/app-1 has no version 'v9' (subset of its DestinationRule, or Service of an HTTPRoute); there are: v1, v2"
+        "Service namespace-1/app-1 has no version 'v9' (subset of its DestinationRule, or Service of an HTTPRoute); "
+        "there are: v1, v2"
     )
     assert refused(run("istio_weight", **{**WEIGHT, "weights": {"v1": 50, "v9": 50}}), api) == (
         "VirtualService namespace-1/app-1 has no route with exactly the destinations v1, v9; "
