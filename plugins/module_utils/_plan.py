@@ -44,6 +44,7 @@ class Want:
     max_wait: float = 900.0
     max_hold: float = 3600.0
     on_inconclusive: str = "hold"
+    on_drift: str = "hold"
     verify_timeout: float = 30.0
     retry: bool = False
     adopt: bool = False
@@ -235,8 +236,22 @@ def admit(want: Want, state: State) -> Decision:
         )
     if not given:
         return Start(stable.version, canary.version)
-    first = next(i for i, step in enumerate(want.steps) if step.weight >= share)
-    return Adopt(stable.version, canary.version, first)
+    return Adopt(stable.version, canary.version, step_for(want.steps, share))
+
+
+def step_for(steps: tuple[Step, ...], share: int) -> int:
+    """The first step with at least this share (percent)."""
+    return next(i for i, step in enumerate(steps) if step.weight >= share)
+
+
+def drift(state: State, record: Record) -> str:
+    """What to say when somebody else has changed the weights that a release has set, or nothing."""
+    want = record.weights()
+    if all(state.weights.get(name) == weight for name, weight in want.items()):
+        return ""
+    there = ", ".join(f"{name} {weight}" for name, weight in sorted(state.weights.items()))
+    ours = ", ".join(f"{name} {weight}" for name, weight in sorted(want.items()))
+    return f"drift: the route says {there}, this release set {ours}; last written by {state.manager}"
 
 
 def _running(want: Want, state: State, record: Record) -> Decision:

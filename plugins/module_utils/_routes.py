@@ -202,6 +202,15 @@ def pick_route(obj: Object, host: str, canary: str, name: str = "") -> Route:
     )
 
 
+def require_requests(obj: Object, route: Route) -> None:
+    """Raise RouteError for a route of connections: a release judges requests."""
+    if route.section in ("tcp", "tls"):
+        raise RouteError(
+            f"{describe(obj)} {route.label()} carries connections, and a release judges requests of HTTP; move its "
+            "weights with istio_weight, or name an http route with 'route'"
+        )
+
+
 def _first_section(routes: Sequence[Route]) -> list[Route]:
     """Those of HTTP if there are any, else of TCP, else of TLS: one release moves one kind of traffic."""
     return [route for route in routes if route.section == routes[0].section]

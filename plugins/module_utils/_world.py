@@ -225,6 +225,7 @@ class LiveWorld:
             record = record_of(obj)
             wanted = record.canary.name if record and not canary else canary
             route = _routes.pick_route(obj, service.host, wanted, self.route_name)
+            _routes.require_requests(obj, route)
         return State(
             _routes.describe(obj),
             f"Service {self.namespace}/{self.name}",

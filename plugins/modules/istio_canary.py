@@ -108,6 +108,16 @@ options:
     type: str
     choices: [enforce, warn]
     default: enforce
+  on_drift:
+    description:
+      - What to do when somebody else has changed the weights of a running release. Both weights and the field manager
+        that wrote last are said in any case. A proven V(fail) goes to the stable version whatever is there.
+      - V(hold) leaves them as they are, and waits for a person. V(abort) takes the release back.
+      - V(adopt) goes on from there, at the first step with at least that weight. A canary whose weight was set to 0 is
+        taken back.
+    type: str
+    choices: [hold, abort, adopt]
+    default: hold
   until_step:
     description: Stop after this step (1 is the first) has passed. The next run goes on from there.
     type: int
@@ -248,6 +258,7 @@ def main() -> None:
             "verify_timeout": {"type": "float", "default": 30.0},
             "retry": {"type": "bool", "default": False},
             "adopt": {"type": "bool", "default": False},
+            "on_drift": {"type": "str", "choices": ["hold", "abort", "adopt"], "default": "hold"},
             "preflight": {"type": "str", "choices": ["enforce", "warn"], "default": "enforce"},
             "until_step": {"type": "int"},
             "wait": {"type": "bool", "default": True},

@@ -164,6 +164,32 @@ def test_drift_holds_with_both_values_and_the_manager() -> None:
     assert Runner(mesh, "mended").run(replace(WANT, retry=True)).phase == "promoted"
 
 
+@pytest.mark.parametrize(
+    ("there", "on_drift", "end"),
+    [(30, "abort", "aborted"), (30, "adopt", "promoted"), (100, "adopt", "promoted"), (0, "adopt", "aborted")],
+)
+def test_drift_is_settled_as_the_user_wants(there: int, on_drift: str, end: str) -> None:
+    mesh = Mesh(10, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    assert not runner.one_pass(WANT).finished
+    mesh.set_by_hand("argocd", v1=100 - there, v2=there)
+    outcome = runner.run(replace(WANT, on_drift=on_drift))
+    assert outcome.phase == end
+    check_end(mesh, outcome)
+    assert any(f"v2 {there}" in line and "argocd" in line for line in runner.said)
+    weights = [w[1]["v2"] for w in mesh.writes]
+    assert weights[1:] == {"aborted": [0], "promoted": [50, 100, 100] if there == 30 else [100, 100]}[end]
+
+
+def test_held_drift_is_adopted_by_the_next_run() -> None:
+    mesh = Mesh(10, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    assert not runner.one_pass(WANT).finished
+    mesh.set_by_hand("argocd", v1=70, v2=30)
+    assert runner.run(WANT).phase == "held"
+    assert Runner(mesh, "told").run(replace(WANT, on_drift="adopt")).phase == "promoted"
+
+
 def test_proven_failure_goes_back_even_from_drifted_weights() -> None:
     mesh = Mesh(11, steady(0.0), steady(0.0))
     runner = Runner(mesh)
