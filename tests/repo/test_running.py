@@ -84,7 +84,7 @@ def test_live_steps_wait_for_those_that_they_come_after(runner: Runner, tmp_path
     log = tmp_path / "log"
 
     def live(name: str, script: str, *after: str) -> Step:
-        return Step(name, "group", "about", shell(f"{script}; echo {name} | tee -a {log}").work, True, after=after)
+        return Step(name, "group", "about", shell(f"{script}; echo {name} | tee -a {log}").work, live=True, after=after)
 
     until = f"until grep -qs beside {log}; do sleep 0.05; done"
     steps = [live("first", until), live("last", "true", "first", "beside", "absent"), live("beside", "true")]
