@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._proxies import (
+    EnvoyRoute,
     ProxyError,
     clusters_path,
     envoy_routes,
@@ -110,21 +111,27 @@ def test_a_recorded_proxy_runs_what_its_object_says() -> None:
 def test_a_recorded_proxy_lags_behind_the_next_weight() -> None:
     obj, route = route_of("before")
     after = apply(obj, weight_patch(obj, route, {"v1": 90, "v2": 10}))
-    assert lag(body("before", "routes.json"), after, pick_route(after, HOST, "v2")) == "v1 100 %"
+    assert lag(body("before", "routes.json"), after, pick_route(after, HOST, "v2")) == (
+        f"v1 100 % since {parsed('before', 'routes.json')['configs'][0]['last_updated'][:19]}Z"
+    )
     assert lag(body("split", "routes.json"), after, pick_route(after, HOST, "v2")) == ""
     obj, route = route_of("split")
     after = apply(obj, weight_patch(obj, route, {"v1": 100, "v2": 0}))
-    assert lag(body("split", "routes.json"), after, pick_route(after, HOST, "v2")) == "v1 90 %, v2 10 %"
+    assert lag(body("split", "routes.json"), after, pick_route(after, HOST, "v2")) == (
+        f"v1 90 %, v2 10 % since {parsed('split', 'routes.json')['configs'][0]['last_updated'][:19]}Z"
+    )
 
 
 def test_only_routes_of_the_object_are_looked_at() -> None:
-    def found(namespace: str, name: str) -> list[tuple[str, dict[str, float]]]:
+    def found(namespace: str, name: str) -> list[EnvoyRoute]:
         return envoy_routes(body("split", "routes.json"), {"metadata": {"namespace": namespace, "name": name}})
 
-    assert found("namespace-1", "app-1") == [("app-1", {f"v1|{HOST}": 0.9, f"v2|{HOST}": 0.1})]
+    (only,) = found("namespace-1", "app-1")
+    assert (only.name, only.shares) == ("app-1", {f"v1|{HOST}": 0.9, f"v2|{HOST}": 0.1})
     assert found("namespace-1", "app") == found("namespace", "app-1") == []
 
 
+SPLIT_SINCE = parsed("split", "routes.json")["configs"][0]["last_updated"][:19] + "Z"
 ONE: list[tuple[str, Shares]] = [("main", {"v1": 90, "v2": 10})]
 TESTERS: list[tuple[str, Shares]] = [("main", {"v2": 100}), ("main", {"v1": 90, "v2": 10})]
 
@@ -168,7 +175,71 @@ def test_lag(
     routes: list[tuple[str, Shares]], index: int, there: list[tuple[str, Shares]], expected: str | None
 ) -> None:
     obj = virtual_service(*routes)
-    assert lag(config(*there), obj, all_routes(obj)[index]) == expected
+    assert lag(config(*there), obj, all_routes(obj)[index]) == (expected and f"{expected} since {SPLIT_SINCE}")
+
+
+def test_a_proxy_that_rejects_an_update_says_why() -> None:
+    obj = virtual_service(*ONE)
+    there = json.loads(config(("main", {"v1": 100})))
+    there["configs"][0]["error_state"] = {"details": "Invalid regex", "last_update_attempt": "2026-11-23T14:35:00.1Z"}
+    there["configs"][0]["last_updated"] = "2026-11-23T14:34:14.938Z"
+    text = "v1 100 % since 2026-11-23T14:34:14Z, it rejects the update: Invalid regex"
+    assert lag(json.dumps(there).encode(), obj, find_route(obj, ["v1", "v2"])) == text
+
+
+def test_weights_of_connections_stand_in_filter_chains() -> None:
+    destinations = [{"destination": {"host": HOST, "subset": v}, "weight": w} for v, w in (("v1", 90), ("v2", 10))]
+    obj = {"metadata": {"name": "db", "namespace": "namespace-1"}, "spec": {"tcp": [{"route": destinations}]}}
+
+    def listener(source: str, proxy: dict[str, Any]) -> bytes:
+        typed = {"@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", **proxy}
+        path = f"/apis/networking.istio.io/v1alpha3/namespaces/namespace-1/virtual-service/{source}"
+        metadata = {"filter_metadata": {"istio": {"config": path}}}
+        chains = [{"metadata": metadata, "filters": [{"name": "stats"}, {"typed_config": typed}]}]
+        state = {"listener": {"filter_chains": chains}, "last_updated": "2026-11-23T14:34:14.9Z"}
+        return json.dumps({"configs": [{"name": "10.96.0.7_5432", "active_state": state}]}).encode()
+
+    def cluster(subset: str) -> str:
+        return f"outbound|5432|{subset}|{HOST}"
+
+    def both(one: int, two: int) -> dict[str, Any]:
+        clusters = [{"name": cluster("v1"), "weight": one}, {"name": cluster("v2"), "weight": two}]
+        return {"weighted_clusters": {"clusters": clusters}}
+
+    (route,) = all_routes(obj)
+    assert lag(listener("db", both(9, 1)), obj, route) == ""
+    assert lag(listener("db", both(1, 1)), obj, route) == "v1 50 %, v2 50 % since 2026-11-23T14:34:14Z"
+    assert lag(listener("db", {"cluster": cluster("v1")}), obj, route) == "v1 100 % since 2026-11-23T14:34:14Z"
+    assert lag(listener("other", both(1, 1)), obj, route) is None
+    path = unquote(routes_path([5432], "tcp"))
+    assert path.startswith("/config_dump?resource=dynamic_listeners&")
+    pattern = path.partition("name_regex=")[2]
+    assert re.fullmatch(pattern, "10.96.0.7_5432")
+    assert not re.fullmatch(pattern, "10.96.0.7_15432")
+
+
+def test_an_http_route_is_an_internal_virtual_service_to_a_proxy() -> None:
+    hosts = {name: f"{name}.namespace-1.svc.cluster.local" for name in ("app-1-v1", "app-1-v2")}
+    obj = {
+        "kind": "HTTPRoute",
+        "metadata": {"name": "app-1", "namespace": "namespace-1"},
+        "spec": {
+            "rules": [{"backendRefs": [{"name": name, "weight": w} for name, w in zip(hosts, (90, 10), strict=True)]}]
+        },
+    }
+
+    def proxy(source: str, name: str, *weights: int) -> bytes:
+        clusters = [{"name": f"outbound|80||{h}", "weight": w} for h, w in zip(hosts.values(), weights, strict=True)]
+        path = f"/apis/networking.istio.io/v1alpha3/namespaces/namespace-1/virtual-service/{source}"
+        metadata = {"filter_metadata": {"istio": {"config": path}}}
+        route = {"name": name, "metadata": metadata, "route": {"weighted_clusters": {"clusters": clusters}}}
+        return json.dumps({"configs": [{"route_config": {"virtual_hosts": [{"routes": [route]}]}}]}).encode()
+
+    (route,) = all_routes(obj)
+    for source in ("app-1~0~istio-autogenerated-k8s-gateway", "app-1-0-istio-autogenerated-k8s-gateway"):
+        assert lag(proxy(source, "namespace-1.app-1.0", 90, 10), obj, route) == ""
+        assert lag(proxy(source, "namespace-1.app-1.0", 100, 0), obj, route) == "app-1-v1 100 %"
+    assert lag(proxy("app-1", "namespace-1.app-1.0", 90, 10), obj, route) is None
 
 
 def test_a_service_whose_name_begins_like_another() -> None:
@@ -189,7 +260,7 @@ def test_a_destination_that_was_taken_out_is_still_ours() -> None:
     obj = virtual_service(("main", {"v1": 100}))
     there = config(("main", {"v1": 90, "v2": 10}))
     assert lag(there, obj, all_routes(obj)[0]) is None
-    assert lag(there, obj, all_routes(obj)[0], subsets=["v1", "v2"]) == "v1 90 %, v2 10 %"
+    assert lag(there, obj, all_routes(obj)[0], subsets=["v1", "v2"]) == f"v1 90 %, v2 10 % since {SPLIT_SINCE}"
 
 
 def test_short_hosts_and_destinations_without_subset() -> None:
