@@ -44,6 +44,7 @@ PARAMS: dict[str, Any] = {
     "adopt": False,
     "until_step": None,
     "preflight": "enforce",
+    "on_drift": "hold",
 }
 
 
