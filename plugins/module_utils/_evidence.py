@@ -103,6 +103,15 @@ def burst_of(look: Look) -> float:
     return 3.0 if any(proxy.epoch.startswith("attempts:") for proxy in look.proxies.values()) else 1.0
 
 
+def totals(evidence: Evidence | None) -> str:
+    """What the whole release has counted, for the last line."""
+    windows = evidence.windows if evidence else ()
+    return (
+        f"canary {sum(w.x_c for w in windows):,} bad of {sum(w.n_c for w in windows):,}, "
+        f"stable {sum(w.x_b for w in windows):,} bad of {sum(w.n_b for w in windows):,}"
+    )
+
+
 def dumps(evidence: Evidence) -> str:
     """JSON for the ConfigMap, at most MAX_BYTES: proxies that never counted a request are left out first."""
     look = evidence.look

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The proxies of the mesh, asked in parallel over connections that stay open. Private to this collection."""
+"""The mesh: its proxies, asked in parallel over connections that stay open, and what is around a service. Private."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from typing import Any, TypeVar
 from ansible_collections.progressive.istio.plugins.module_utils import _proxies
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import ProxyLook
-from ansible_collections.progressive.istio.plugins.module_utils._routes import HttpRoute, Object
+from ansible_collections.progressive.istio.plugins.module_utils._objects import CONTAINER
+from ansible_collections.progressive.istio.plugins.module_utils._routes import Object, Route
 
-CONTAINER = "istio-proxy"
 SELECTOR = "service.istio.io/canonical-name"  # the injector puts it on every sidecar and gateway
 PARALLEL = 16
 SILENT = "does not tell"
+NETWORKING = "networking.istio.io/v1"
+AROUND = (("v1", "namespaces"), ("v1", "pods"), (NETWORKING, "virtualservices"), (NETWORKING, "destinationrules"))
+CONTROLLERS = (("flagger.app/v1beta1", "canaries"), ("argoproj.io/v1alpha1", "rollouts"))
 
 T = TypeVar("T")
 
@@ -47,12 +50,6 @@ class Answer:
 
     name: str
     runs: str | None
-
-
-def has_sidecar(pod: Mapping[str, Any]) -> bool:
-    """Whether a proxy was injected into the pod (a native sidecar is an init container)."""
-    spec = pod["spec"]
-    return any(c["name"] == CONTAINER for c in [*spec["containers"], *(spec.get("initContainers") or [])])
 
 
 def proxy_of(pod: Mapping[str, Any]) -> Proxy | None:
@@ -96,11 +93,11 @@ class Mesh:
         self,
         ports: Iterable[int],
         obj: Object,
-        route: HttpRoute,
+        route: Route,
         skip: set[str] = frozenset(),  # type: ignore[assignment]
     ) -> dict[str, Answer]:
         """What every proxy runs for the route, by pod UID, without those in ``skip``. One that leaves may be silent."""
-        path = _proxies.routes_path(ports)
+        path = _proxies.routes_path(ports, route.section)
 
         def question(proxy: Proxy) -> Answer:
             body = self._cluster.admin(proxy.namespace, proxy.pod, path)
@@ -115,32 +112,63 @@ class Mesh:
         return answers
 
     def counters(
-        self, proxies: Sequence[Proxy], host: str, subsets: Iterable[str]
+        self, proxies: Sequence[Proxy], backends: _proxies.Backends
     ) -> Iterator[tuple[Proxy, ProxyLook | str]]:
-        """What each proxy counted towards the subsets of ``host``: whole requests where it has those counters
+        """What each proxy counted towards the versions: whole requests where it has those counters
         (epoch ``requests:...``), attempts otherwise (``attempts:...``), nothing yet (``idle:...``).
         """
-        names = tuple(subsets)
-        stats, clusters = _proxies.stats_path(host, names), _proxies.clusters_path(host)
+        stats, clusters = _proxies.stats_path(backends), _proxies.clusters_path(backends)
 
         def question(proxy: Proxy) -> ProxyLook:
-            series = _proxies.parse_stats(self._cluster.admin(proxy.namespace, proxy.pod, stats), host)
+            series = _proxies.parse_stats(self._cluster.admin(proxy.namespace, proxy.pod, stats), backends)
             unit = "requests"
             if series is None:
                 body = self._cluster.admin(proxy.namespace, proxy.pod, clusters)
-                series, _healthy = _proxies.parse_clusters(body, host)
+                series, _healthy = _proxies.parse_clusters(body, backends)
                 unit = "attempts" if any(n for n, _bad in series.values()) else "idle"
             return ProxyLook(proxy.name, f"{unit}:{proxy.epoch}", proxy.born, series)
 
         return self._ask(proxies, question)
 
-    def healthy(self, proxies: Sequence[Proxy], host: str, subset: str) -> dict[str, int | str]:
-        """By ``namespace/pod``: how many healthy endpoints each proxy has for the subset, or why it does not tell."""
-        path = _proxies.clusters_path(host)
+    def healthy(self, proxies: Sequence[Proxy], backends: _proxies.Backends, version: str) -> dict[str, int | str]:
+        """By ``namespace/pod``: how many healthy endpoints each proxy has for a version, or why it does not tell."""
+        path = _proxies.clusters_path(backends)
 
         def question(proxy: Proxy) -> int:
-            return _proxies.parse_clusters(self._cluster.admin(proxy.namespace, proxy.pod, path), host)[1].get(
-                subset, 0
-            )
+            body = self._cluster.admin(proxy.namespace, proxy.pod, path)
+            return _proxies.parse_clusters(body, backends)[1].get(version, 0)
 
         return {proxy.name: answer for proxy, answer in self._ask(proxies, question)}
+
+
+def around(cluster: Cluster, namespace: str) -> tuple[dict[str, Sequence[Object]], dict[str, str]]:
+    """All that may have a say in the weights, by plural; and in words, what of it may not be listed.
+
+    Of what may not be listed in the whole cluster, there is what may be read in the service's namespace.
+    """
+    found: dict[str, Sequence[Object]] = {}
+    unseen: dict[str, str] = {}
+    for group_version, plural in (*AROUND, *CONTROLLERS):
+        wide = (group_version, plural) in AROUND
+        objects = _listed(cluster, group_version, "" if wide else namespace, plural)
+        if objects is None:
+            name = f"{plural}.{group_version.partition('/')[0]}" if "/" in group_version else plural
+            unseen[plural] = f"{name} {'outside' if wide else 'in'} namespace {namespace}"
+            objects = _listed(cluster, group_version, namespace, plural) if wide else None
+        found[plural] = objects or ()
+    return found, unseen
+
+
+def _listed(cluster: Cluster, group_version: str, namespace: str, plural: str) -> Sequence[Object] | None:
+    """Objects of a kind, none where nobody has installed it; None where the account may not read them."""
+    try:
+        if plural == "namespaces" and namespace:
+            own = cluster.get(group_version, "", plural, namespace)
+            return [own] if own else []
+        return cluster.select(group_version, namespace, plural)
+    except ApiError as error:
+        if error.status == 404:
+            return []
+        if error.status == 403:
+            return None
+        raise

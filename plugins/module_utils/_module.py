@@ -86,10 +86,12 @@ def want(params: Mapping[str, Any]) -> Want:
         max_wait=analysis["max_wait"],
         max_hold=analysis["max_hold"],
         on_inconclusive=analysis["on_inconclusive"],
+        on_drift=params["on_drift"],
         verify_timeout=params["verify_timeout"],
         retry=params["retry"],
         adopt=params["adopt"],
         until_step=params["until_step"],
+        preflight=params["preflight"],
     )
     check_want(wish)
     return wish

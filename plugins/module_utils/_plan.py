@@ -9,7 +9,7 @@ Pure: frozen dataclasses in, a decision out, no I/O and no clock.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look
@@ -44,10 +44,12 @@ class Want:
     max_wait: float = 900.0
     max_hold: float = 3600.0
     on_inconclusive: str = "hold"
+    on_drift: str = "hold"
     verify_timeout: float = 30.0
     retry: bool = False
     adopt: bool = False
     until_step: int | None = None
+    preflight: str = "enforce"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class State:
     manager: str
     versions: Mapping[str, Workload]
     token: object = None  # the World's own: what a write is based on
+    aliases: Mapping[str, str] = field(default_factory=dict)  # what else the versions may be called by the user
 
     def weight_of(self, version: str) -> int:
         """The share of a version in percent of the route's weights, rounded."""
@@ -144,6 +147,12 @@ class Refuse:
 
 
 Decision: TypeAlias = "Start | Adopt | Resume | Done | Refuse"
+
+
+def resolve(want: Want, state: State) -> Want:
+    """The wish with the versions' own names."""
+    names = state.aliases
+    return replace(want, canary=names.get(want.canary, want.canary), stable=names.get(want.stable, want.stable))
 
 
 def check_want(want: Want) -> None:
@@ -227,8 +236,22 @@ def admit(want: Want, state: State) -> Decision:
         )
     if not given:
         return Start(stable.version, canary.version)
-    first = next(i for i, step in enumerate(want.steps) if step.weight >= share)
-    return Adopt(stable.version, canary.version, first)
+    return Adopt(stable.version, canary.version, step_for(want.steps, share))
+
+
+def step_for(steps: tuple[Step, ...], share: int) -> int:
+    """The first step with at least this share (percent)."""
+    return next(i for i, step in enumerate(steps) if step.weight >= share)
+
+
+def drift(state: State, record: Record) -> str:
+    """What to say when somebody else has changed the weights that a release has set, or nothing."""
+    want = record.weights()
+    if all(state.weights.get(name) == weight for name, weight in want.items()):
+        return ""
+    there = ", ".join(f"{name} {weight}" for name, weight in sorted(state.weights.items()))
+    ours = ", ".join(f"{name} {weight}" for name, weight in sorted(want.items()))
+    return f"drift: the route says {there}, this release set {ours}; last written by {state.manager}"
 
 
 def _running(want: Want, state: State, record: Record) -> Decision:
@@ -268,6 +291,16 @@ def newer_canary(record: Record, state: State) -> str:
     )
 
 
+def taken_over(state: State, record: Record) -> str:
+    """What to say when the record on the route object is not ``record`` any more."""
+    if state.record is None:
+        return (
+            f"drift: the record of release {record.id} is gone from {state.where}, last writer {state.manager}; "
+            "the weights are as they were"
+        )
+    return f"release {state.record.id} ({state.record.phase}, by {state.record.by}) is on {state.where} now"
+
+
 def _stable(want: Want, state: State, others: Mapping[str, int]) -> str:
     live = sorted((name for name, weight in others.items() if weight), key=lambda name: -others[name])
     if not live:
@@ -283,8 +316,8 @@ def _stable(want: Want, state: State, others: Mapping[str, int]) -> str:
 def _known(state: State, name: str) -> Workload:
     if name not in state.versions:
         raise ReleaseError(
-            f"no subset '{name}' for {state.service} in its DestinationRule; there are: "
-            f"{', '.join(sorted(state.versions)) or 'none'}"
+            f"{state.service} has no version '{name}' (subset of its DestinationRule, or Service of an HTTPRoute); "
+            f"there are: {', '.join(sorted(state.versions)) or 'none'}"
         )
     return state.versions[name]
 

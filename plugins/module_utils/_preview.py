@@ -5,21 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Look, difference
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict, judge, requests_to_pass
+from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Adopt,
     Done,
     Refuse,
+    ReleaseError,
     Resume,
     State,
     Want,
     admit,
     require_clients,
+    resolve,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
     PROGRESSING,
@@ -35,12 +39,15 @@ RATE_SECONDS = 2.0
 def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
     """Result of istio_canary in check mode: phase, plan (a list of steps), diff of the next write. Writes nothing."""
     state = world.observe()
+    want = resolve(want, state)
     decision = admit(want, state)
     if isinstance(decision, Refuse):
         return {"phase": decision.phase, "failed": True, "changed": False, "msg": decision.text, "plan": []}
     if isinstance(decision, Done):
         return {"phase": decision.phase, "changed": False, "msg": decision.text, "plan": []}
-    now = world.now()
+    now, look = world.now(), world.look()
+    require_clients(state, look)
+    findings: Sequence[Finding] = ()
     if isinstance(decision, Resume):
         record = decision.record
         aborting = want.state == "aborted" or decision.changed
@@ -56,7 +63,17 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         writes = [record, *_rest(record, now)]
         share = state.weight_of(record.canary.name)
         text = f"would release {record.canary.name} (now {share} %) against {record.stable.name}"
-    rate, proxies = _rate(world, state)
+        findings = world.preflight(state, look)
+        try:
+            settle(findings, want.preflight == "enforce", world.say)
+        except ReleaseError as error:
+            refused = {"phase": "refused", "failed": True, "changed": False, "msg": str(error), "plan": []}
+            return {**refused, "findings": _findings(findings)}
+        if findings:
+            text += (
+                f"; with {len(findings)} warning{'s' if len(findings) > 1 else ''} of what may not follow the weights"
+            )
+    rate, proxies = _rate(world, look)
     return {
         "phase": "planned",
         "changed": bool(writes),
@@ -64,6 +81,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         "release_id": record.id,
         "requests_per_second": round(rate, 1),
         "client_proxies": proxies,
+        "findings": _findings(findings),
         "plan": [_line(world, state, want, written, rate) for written in writes],
         "diff": _diff(world, state, writes[0]) if writes else {},
     }
@@ -75,10 +93,12 @@ def _rest(record: Record, now: float) -> list[Record]:
     return [*later, (later or [record])[-1].ended(PROMOTED, now, "")]
 
 
-def _rate(world: LiveWorld, state: State) -> tuple[float, int]:
-    """(requests per second to all versions, proxies read), between two looks. Raises ReleaseError without clients."""
-    before = world.look()
-    require_clients(state, before)
+def _findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    return [{"refuse": finding.refuse, "text": finding.text} for finding in findings]
+
+
+def _rate(world: LiveWorld, before: Look) -> tuple[float, int]:
+    """(requests per second to all versions, proxies read), between two looks."""
     world.sleep(RATE_SECONDS)
     after = world.look()
     requests = sum(n for n, _bad in difference(before, after, before.time).values())
@@ -165,6 +185,7 @@ def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
             "lines": _lines(world, want, record, verdict) if record and verdict else [],
         },
         "lease": world.lease(),
+        "findings": _findings(world.preflight(state, before)),
         "record": _record(record),
     }
 

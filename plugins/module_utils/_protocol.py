@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look
+from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._plan import State
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record
 
@@ -72,6 +74,9 @@ class World(Protocol):
 
     def observe(self) -> State:
         """Route object, record and workloads, as they are now."""
+
+    def preflight(self, state: State, look: Look) -> Sequence[Finding]:
+        """What would keep the weights from the clients. ``look``: who has sent requests to the service."""
 
     def write(self, state: State, record: Record, move: bool) -> None:
         """Record and, with ``move``, its weights in one patch on what ``state`` read. Raises Conflict or Lost."""

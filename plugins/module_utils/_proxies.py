@@ -11,14 +11,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Counts
-from ansible_collections.progressive.istio.plugins.module_utils._routes import HttpRoute, Object, expected_clusters
+from ansible_collections.progressive.istio.plugins.module_utils._routes import (
+    RULES,
+    Object,
+    Route,
+    envoy_name,
+    expected_clusters,
+    full_host,
+)
 
-_STAT = re.compile(r"^cluster\.outbound\|(\d+)\|([^|]+)\|([^|;]+?);?\.(upstream_rq_\w+): (\d+)$", re.MULTILINE)
+_STAT = re.compile(r"^cluster\.outbound\|\d+\|([^|]*\|[^|;]+?);?\.(upstream_\w+): (\d+)$", re.MULTILINE)
+_REQUESTS = ("upstream_rq_completed", "upstream_rq_5xx")
+Backends = Mapping[str, str]  # by version, what its clusters are called behind direction and port: ``subset|full host``
 
 
 class ProxyError(ValueError):
@@ -28,20 +38,22 @@ class ProxyError(ValueError):
 # ---------------------------------------------------------------- weights
 
 
-def routes_path(ports: Iterable[int]) -> str:
-    """Admin path of the route configurations that can hold routes of a service with these ports (none: of any).
+def routes_path(ports: Iterable[int], section: str = "http") -> str:
+    """Admin path of the configurations that can hold routes of a service with these ports (none: of any).
 
-    Sidecars name them by port (``80``), or ``host:port`` where the protocol is sniffed; gateways ``http.8080``.
+    Routes of HTTP: sidecars name their configurations by port (``80``), or ``host:port`` where the protocol is sniffed;
+    gateways ``http.8080``. TCP and TLS have none, their weights stand in listeners: ``10.96.7.1_5432``.
     """
     numbers = "|".join(str(port) for port in sorted(set(ports))) or r"\d+"
+    if section in ("tcp", "tls"):
+        return "/config_dump?resource=dynamic_listeners&name_regex=" + quote(f"^.*_({numbers})$")
     return "/config_dump?resource=dynamic_route_configs&name_regex=" + quote(
         f"^(({numbers})|.*:({numbers})|https?\\..*)$"
     )
 
 
-def _shares(route: Mapping[str, Any]) -> dict[str, float]:
-    """Share of each ``subset|host`` in one Envoy route."""
-    action = route.get("route") or {}
+def _shares(action: Mapping[str, Any]) -> dict[str, float]:
+    """Share of each ``subset|host`` in the action of an Envoy route, or in a TCP proxy."""
     if "cluster" in action:
         clusters = [(action["cluster"], 1)]
     else:
@@ -62,83 +74,142 @@ def _same(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
 
 
 def _say(shares: Mapping[str, float]) -> str:
-    parts = (f"{key.partition('|')[0] or '(no subset)'} {100 * share:g} %" for key, share in sorted(shares.items()))
-    return ", ".join(parts) or "nothing"
+    """By subset; where there is none, by Service."""
+    names = {key: subset or host.partition(".")[0] for key in shares for subset, _bar, host in [key.partition("|")]}
+    return ", ".join(f"{names[key]} {100 * share:g} %" for key, share in sorted(shares.items())) or "nothing"
 
 
-def envoy_routes(body: bytes, namespace: str, name: str) -> list[tuple[str, dict[str, float]]]:
-    """(route name, shares) of every Envoy route that istiod made from the VirtualService ``namespace/name``."""
+def _configs(body: bytes) -> list[Mapping[str, Any]]:
     try:
-        configs = json.loads(body).get("configs", [])
+        configs: list[Mapping[str, Any]] = json.loads(body).get("configs", [])
     except ValueError:
         raise ProxyError(f"config_dump is not JSON: {body[:80]!r}") from None
-    ending = f"/namespaces/{namespace}/virtual-service/{name}"
+    return configs
+
+
+def _source(part: Mapping[str, Any]) -> str:
+    """From which object istiod made this part of the configuration."""
+    return str(((part.get("metadata") or {}).get("filter_metadata") or {}).get("istio", {}).get("config", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyRoute:
+    """What a proxy runs of a route: its name there, the share of each ``subset|host``, since when, and what it refused.
+
+    ``rejected``: Envoy's reason for not taking the last update of the configuration that holds it, or empty.
+    """
+
+    name: str
+    shares: Mapping[str, float]
+    since: str = ""
+    rejected: str = ""
+
+    def say(self) -> str:
+        """For a message: ``v1 90 %, v2 10 % since 2026-11-23T14:34:14Z``."""
+        since = f" since {self.since.partition('.')[0].rstrip('Z')}Z" if self.since else ""
+        return _say(self.shares) + since + (f", it rejects the update: {self.rejected}" if self.rejected else "")
+
+
+Part = tuple[str, str, Mapping[str, Any]]  # source, name, action
+
+
+def _http_routes(config: Mapping[str, Any]) -> Iterator[Part]:
+    """Every route of a route configuration."""
+    for host in (config.get("route_config") or {}).get("virtual_hosts", []):
+        for route in host.get("routes", []):
+            yield _source(route), route.get("name", ""), route.get("route") or {}
+
+
+def _chains(config: Mapping[str, Any]) -> Iterator[Part]:
+    """The TCP proxy of every filter chain of a listener that is in use."""
+    for chain in ((config.get("active_state") or {}).get("listener") or {}).get("filter_chains", []):
+        for one in chain.get("filters", []):
+            typed = one.get("typed_config") or {}
+            if typed.get("@type", "").endswith(".TcpProxy"):
+                yield _source(chain), "", typed
+
+
+def envoy_routes(body: bytes, obj: Object, section: str = "http") -> list[EnvoyRoute]:
+    """Every Envoy route that istiod made from ``obj``.
+
+    For an HTTPRoute istiod makes internal VirtualServices: ``app-1~0~istio-autogenerated-k8s-gateway`` (with hyphens
+    before 1.31).
+    """
+    meta = obj["metadata"]
+    name = re.escape(meta["name"])
+    if section == RULES:
+        name += r"[~-]\d+[~-]istio-autogenerated-k8s-gateway"
+    ours = re.compile(rf"/namespaces/{re.escape(meta.get('namespace', ''))}/virtual-service/{name}$")
     found = []
-    for config in configs:
-        for host in (config.get("route_config") or {}).get("virtual_hosts", []):
-            for route in host.get("routes", []):
-                source = ((route.get("metadata") or {}).get("filter_metadata") or {}).get("istio", {}).get("config", "")
-                if source.endswith(ending):
-                    found.append((route.get("name", ""), _shares(route)))
+    for config in _configs(body):
+        state = config.get("active_state") or config
+        rejected = str((config.get("error_state") or {}).get("details", ""))
+        for source, called, action in _chains(config) if section in ("tcp", "tls") else _http_routes(config):
+            if ours.search(source):
+                found.append(EnvoyRoute(called, _shares(action), str(state.get("last_updated", "")), rejected))
     return found
 
 
-def lag(body: bytes, obj: Object, route: HttpRoute, subsets: Sequence[str] = ()) -> str | None:
+def lag(body: bytes, obj: Object, route: Route, subsets: Sequence[str] = ()) -> str | None:
     """None: the proxy does not have the route. Empty: it runs the weights of ``obj``. Else what it runs instead.
 
     Several http routes may go to the same subsets (a match route for testers above the weighted one), and Envoy's
     routes carry no index; so what is there has to be among what the object's routes of that name ask for, and what
     ``route`` asks for has to be there. ``subsets``: those that ``route`` had before this change, if it lost any.
     """
-    meta = obj["metadata"]
     expected = expected_clusters(obj, route)
+    named = envoy_name(obj, route)
     intended = expected[0]
     ours = {key for shares in expected for key in shares}
-    host = next(iter(intended), "|").partition("|")[2]
-    ours |= {f"{name}|{host}" for name in (*(d.subset for d in route.destinations), *subsets)}
+    namespace = obj["metadata"].get("namespace", "")
+    ours |= {f"{d.subset}|{full_host(d.host, namespace)}" for d in route.destinations}
+    ours |= {f"{name}|{full_host(d.host, namespace)}" for d in route.destinations for name in subsets}
     candidates = [
-        shares
-        for name, shares in envoy_routes(body, meta.get("namespace", ""), meta["name"])
-        if (name == route.name or name.startswith(route.name + ".")) and shares.keys() <= ours
+        there
+        for there in envoy_routes(body, obj, route.section)
+        if (there.name == named or there.name.startswith(named + ".")) and there.shares.keys() <= ours
     ]
     if not candidates:
         return None
-    for shares in candidates:
-        if not any(_same(shares, wanted) for wanted in expected):
-            return _say(shares)
-    if any(_same(shares, intended) for shares in candidates):
+    for there in candidates:
+        if not any(_same(there.shares, wanted) for wanted in expected):
+            return there.say()
+    if any(_same(there.shares, intended) for there in candidates):
         return ""
-    return _say(candidates[0])
+    return candidates[0].say()
 
 
 # ---------------------------------------------------------------- counters
 
 
-def stats_path(host: str, subsets: Iterable[str]) -> str:
+def stats_path(backends: Backends) -> str:
     """Admin path of the cluster counters: whole requests as the client got them, after retries."""
-    names = "|".join(re.escape(subset) for subset in sorted(subsets))
-    pattern = rf"^cluster\.outbound\|\d+\|({names})\|{re.escape(host)};?\.upstream_rq_(total|completed|5xx)$"
+    names = "|".join(re.escape(key) for _version, key in sorted(backends.items()))
+    pattern = rf"^cluster\.outbound\|\d+\|({names});?\.upstream_rq_(total|completed|5xx)$"
     return "/stats?filter=" + quote(pattern)
 
 
-def parse_stats(body: bytes, host: str) -> dict[str, Counts] | None:
+def parse_stats(body: bytes, backends: Backends) -> dict[str, Counts] | None:
     """Counts by version, all ports together. None where the stats matcher drops these counters, as Istio's does."""
+    versions = {key: version for version, key in backends.items()}
     found: dict[str, dict[str, int]] = {}
-    for _port, subset, there, stat, value in _STAT.findall(body.decode(errors="replace")):
-        if there == host:
-            counters = found.setdefault(subset, {})
+    for key, stat, value in _STAT.findall(body.decode(errors="replace")):
+        if key in versions:
+            counters = found.setdefault(versions[key], {})
             counters[stat] = counters.get(stat, 0) + int(value)
     if not found:
         return None
-    return {s: (c.get("upstream_rq_completed", 0), c.get("upstream_rq_5xx", 0)) for s, c in found.items()}
+    every, bad = _REQUESTS
+    return {version: (counters.get(every, 0), counters.get(bad, 0)) for version, counters in found.items()}
 
 
-def clusters_path(host: str) -> str:
-    """Admin path of the clusters whose name holds the host; always answered, whatever the stats settings."""
-    return "/clusters?format=json&filter=" + quote(rf"\|{re.escape(host)}")
+def clusters_path(backends: Backends) -> str:
+    """Admin path of the clusters whose name holds a host; always answered, whatever the stats settings."""
+    hosts = "|".join(sorted({re.escape(key.partition("|")[2]) for key in backends.values()}))
+    return "/clusters?format=json&filter=" + quote(rf"\|({hosts})")
 
 
-def parse_clusters(body: bytes, host: str) -> tuple[dict[str, Counts], dict[str, int]]:
+def parse_clusters(body: bytes, backends: Backends) -> tuple[dict[str, Counts], dict[str, int]]:
     """(counts by ``version@address``, healthy endpoints by version). The counts are attempts: retries count again.
 
     Completed attempts (success and error), because an attempt that is still under way has no outcome yet.
@@ -147,21 +218,23 @@ def parse_clusters(body: bytes, host: str) -> tuple[dict[str, Counts], dict[str,
         clusters = json.loads(body).get("cluster_statuses", [])
     except ValueError:
         raise ProxyError(f"clusters is not JSON: {body[:80]!r}") from None
+    versions = {key: version for version, key in backends.items()}
     counts: dict[str, Counts] = {}
     healthy: dict[str, int] = {}
     for cluster in clusters:
         direction, _port, subset, there = [*cluster["name"].split("|"), "", "", ""][:4]
-        if direction != "outbound" or not subset or there.rstrip(";") != host:
+        version = versions.get(f"{subset}|{there.rstrip(';')}")
+        if direction != "outbound" or version is None:
             continue
-        healthy.setdefault(subset, 0)
+        healthy.setdefault(version, 0)
         for endpoint in cluster.get("host_statuses", []):
             stats = {s["name"]: int(s.get("value", 0)) for s in endpoint.get("stats", [])}
             address = (endpoint.get("address") or {}).get("socket_address") or {}
-            key = f"{subset}@{address.get('address', '?')}:{address.get('port_value', '')}"
+            key = f"{version}@{address.get('address', '?')}:{address.get('port_value', '')}"
             good, bad = stats.get("rq_success", 0), stats.get("rq_error", 0)
             have = counts.get(key, (0, 0))
             counts[key] = (have[0] + good + bad, have[1] + bad)
-            healthy[subset] += _healthy(endpoint.get("health_status") or {})
+            healthy[version] += _healthy(endpoint.get("health_status") or {})
     return counts, healthy
 
 

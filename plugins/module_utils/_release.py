@@ -21,6 +21,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._evidence import
     burst_of,
     carry,
     difference,
+    totals,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Gate, Health, Verdict, Window, compact
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
@@ -34,9 +35,14 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     State,
     Want,
     admit,
+    drift,
     newer_canary,
     require_clients,
+    resolve,
+    step_for,
+    taken_over,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
     Conflict,
     Drifted,
@@ -85,13 +91,16 @@ class Release:
         """One pass. Raises ReleaseError for what the user has to mend, Stopped and Orphaned when it must not go on."""
         self.deadline = self.world.now() + budget
         state = self._observe(UNREACHABLE_SECONDS if self.continued else 0.0)
+        self.want = resolve(self.want, state)
         decision = admit(self.want, state)
         if isinstance(decision, Refuse):
             return self._outcome(decision.phase, decision.text, failed=True, weight=state.weight_of(self.want.canary))
         if isinstance(decision, Done):
             return self._outcome(decision.phase, decision.text, weight=state.weight_of(self.want.canary))
         if isinstance(decision, Start | Adopt):
-            require_clients(state, self.world.look())  # before anything is written
+            look = self.world.look()  # before anything is written, and before the lease
+            require_clients(state, look)
+            settle(self.world.preflight(state, look), self.want.preflight == "enforce", self.say)
         # Taking a release back must not wait for whoever runs it: that run sees the record change, and stops.
         holder = "" if self.want.state == "aborted" else self.world.acquire()
         if holder:
@@ -201,8 +210,8 @@ class Release:
         while True:
             state = self._observe()
             if state.record != record:
-                raise Stopped(self._taken_over(state, record))
-            drifted = self._drifted(state, record)
+                raise Stopped(taken_over(state, record))
+            drifted = drift(state, record)
             if confirmed_at is None and not drifted:
                 confirmed_at = self._confirm(state, record, written)
             verdict = self._judge(state, record, confirmed_at is not None and not drifted)
@@ -212,7 +221,11 @@ class Release:
             if newer := newer_canary(record, state):
                 return self._abort(record, newer)
             if drifted:
-                return self._hold(record, drifted)
+                settled = self._settle(record, state, drifted)
+                if isinstance(settled, Outcome):
+                    return settled
+                record, written, confirmed_at = settled, self.world.now(), None
+                continue
             fit = state.version(record.canary.name).ready > 0
             if verdict.kind == "pass" and fit and confirmed_at is not None:
                 self._progress(record, verdict, force=True)
@@ -239,13 +252,16 @@ class Release:
     def _look_again(self, record: Record) -> Outcome:
         """A held release looks once: it goes on, is taken back, or stays held without a single write."""
         state = self._observe()
-        drifted = self._drifted(state, record)
+        drifted = drift(state, record)
         confirmed = not drifted and not self.world.programmed(state).lagging
         verdict = self._judge(state, record, confirmed)
         if verdict.kind == "fail":
             return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
         if self.world.now() - record.since > self.want.max_hold:
             return self._abort(record, f"held for more than {self.want.max_hold:.0f} s: {record.reason}")
+        if drifted and self.want.on_drift != "hold":
+            settled = self._settle(record, state, drifted)
+            return settled if isinstance(settled, Outcome) else self._drive(settled)
         if not drifted and (verdict.kind == "pass" or self.want.retry):
             self.say(f"goes on with held release {record.id} at step {self._step(record)}")
             resumed = record.at(record.step, self.world.now())
@@ -303,14 +319,6 @@ class Release:
         )
         return now
 
-    def _drifted(self, state: State, record: Record) -> str:
-        want = record.weights()
-        if all(state.weights.get(name) == weight for name, weight in want.items()):
-            return ""
-        there = ", ".join(f"{name} {weight}" for name, weight in sorted(state.weights.items()))
-        ours = ", ".join(f"{name} {weight}" for name, weight in sorted(want.items()))
-        return f"drift: the route says {there}, this release set {ours}; last written by {state.manager}"
-
     # ---------------------------------------------------------------- acting
 
     def _next(self, record: Record) -> Record:
@@ -320,12 +328,25 @@ class Release:
         self.gate.begin_step(following.step, following.weight)
         return following
 
+    def _settle(self, record: Record, state: State, drifted: str) -> Record | Outcome:
+        """What the user wants done about somebody else's weights; a canary without any is not given traffic again."""
+        share, wish = state.weight_of(record.canary.name), self.want.on_drift
+        if wish == "hold":
+            return self._hold(record, drifted)
+        if wish == "abort" or not share:
+            return self._abort(record, drifted)
+        adopted = record.at(step_for(record.steps, share), self.world.now())
+        self._write(adopted, expect=record, force=True)
+        self.gate.begin_step(adopted.step, adopted.weight)
+        self.say(f"step {self._step(adopted)}  ADOPTED  {drifted}")
+        return adopted
+
     def _promote(self, record: Record) -> Outcome:
         reason = self.verdict.reason if self.verdict else ""
         ended = record.ended(PROMOTED, self.world.now(), reason)
         self._save(force=True)
         self._write(ended, expect=record, move=False)
-        self.say(f"PROMOTED  {record.canary.name} has all traffic  {self._totals()}")
+        self.say(f"PROMOTED  {record.canary.name} has all traffic  {totals(self.evidence)}")
         return self._outcome(PROMOTED, f"{record.canary.name} has all traffic", record=ended)
 
     def _abort(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
@@ -349,14 +370,10 @@ class Release:
         self.say(f"ABORTED  {took}  {reason}")
         if lagging:
             self.say(f"ABORTED  still with the old weight: {'; '.join(lagging[:5])}")
-        self._judge_after_the_end(ended)
+        self._close_window(ended)  # until weight 0 was reached, so that the evidence holds every failed answer
+        self._save(force=True)
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self._outcome(ABORTED, text, failed=not asked_for, record=ended)
-
-    def _judge_after_the_end(self, record: Record) -> None:
-        """Count what was answered until weight 0 was reached, so that the evidence holds every failed answer."""
-        self._close_window(record)
-        self._save(force=True)
 
     def _hold(self, record: Record, reason: str) -> Outcome:
         held = record.ended(HELD, self.world.now(), reason)
@@ -388,9 +405,9 @@ class Release:
             if state.record == record:
                 self.changed = True  # the answer to an earlier try was lost; the write was not
                 return ""
-            drifted = self._drifted(state, expect) if expect and expect.phase in (PROGRESSING, HELD) else ""
+            drifted = drift(state, expect) if expect and expect.phase in (PROGRESSING, HELD) else ""
             if state.record != expect and not (force and (state.record is None or state.record.id == record.id)):
-                raise Stopped(self._taken_over(state, record))
+                raise Stopped(taken_over(state, record))
             if drifted and not force:
                 raise Drifted(drifted)
             if not self.world.alive():
@@ -406,14 +423,6 @@ class Release:
             self.changed = True
             return drifted
         raise ReleaseError(f"{state.where} could not be written in {WRITE_TRIES} tries, nothing was set{refused}")
-
-    def _taken_over(self, state: State, record: Record) -> str:
-        if state.record is None:
-            return (
-                f"drift: the record of release {record.id} is gone from {state.where}, last writer {state.manager}; "
-                "the weights are as they were"
-            )
-        return f"release {state.record.id} ({state.record.phase}, by {state.record.by}) is on {state.where} now"
 
     # ---------------------------------------------------------------- small things
 
@@ -468,13 +477,6 @@ class Release:
 
     def _step(self, record: Record) -> str:
         return f"{record.step + 1}/{len(record.steps)}  {record.steps[record.step].weight} %"
-
-    def _totals(self) -> str:
-        windows = self.evidence.windows if self.evidence else ()
-        return (
-            f"canary {sum(w.x_c for w in windows):,} bad of {sum(w.n_c for w in windows):,}, "
-            f"stable {sum(w.x_b for w in windows):,} bad of {sum(w.n_b for w in windows):,}"
-        )
 
     def _outcome(
         self,

@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a VirtualService says about weights, and the JSON Patch that changes nothing else. Private to this collection.
+"""What a route object says about weights, and the JSON Patch that changes nothing else. Private to this collection.
 
 Pure: objects of the API come in as plain dictionaries, patches go out as lists of operations (RFC 6902).
-``spec.http`` is one atomic list for merge patch and for server-side apply, so both would wipe what other people
-wrote there; a patch that names every index, tests what it relies on, and pins ``metadata.resourceVersion`` does not.
+The lists of routes are atomic for merge patch and for server-side apply, so both would wipe what other people wrote
+there; a patch that names every index, tests what it relies on, and pins ``metadata.resourceVersion`` does not.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ Object = Mapping[str, Any]
 Operation = dict[str, Any]
 
 MAX_WEIGHT = 2**31 - 1  # int32 in Istio's API; nobody checks the overflow of their sum
+MAX_BACKEND_WEIGHT = 1_000_000  # of one backend of an HTTPRoute
+RESOURCES = {  # by kind of route object: API version and plural
+    "VirtualService": ("networking.istio.io/v1", "virtualservices"),
+    "HTTPRoute": ("gateway.networking.k8s.io/v1", "httproutes"),
+}
+SECTIONS = ("http", "tcp", "tls")  # of a VirtualService
+RULES = "rules"  # of an HTTPRoute
 
 
 class RouteError(ValueError):
@@ -26,31 +33,58 @@ class RouteError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """One entry of ``http[].route``: where it stands, what it names, and its weight as written (None: not written)."""
+    """One entry of a route: where it stands, what it names, and its weight as written (None: not written)."""
 
     index: int
     host: str
     subset: str
     weight: int | None
 
+    @property
+    def version(self) -> str:
+        """What the weights call it: its subset; without one, the name of its Service."""
+        return self.subset or self.host.partition(".")[0]
+
 
 @dataclass(frozen=True, slots=True)
-class HttpRoute:
-    """One entry of ``spec.http`` that has destinations."""
+class Route:
+    """One route with destinations: an entry of ``spec.http``, ``tcp`` or ``tls``, or a rule of an HTTPRoute."""
 
+    section: str
     index: int
     name: str
     destinations: tuple[Destination, ...]
 
     def weights(self) -> dict[str, int]:
-        """Effective weight by subset. One destination has everything; without a weight, one of several has nothing."""
+        """Effective weight by version. A backend of an HTTPRoute has 1 if none is written; one of several destinations
+        of a VirtualService has 0, a single one everything.
+        """
+        return {d.version: weight for d, weight in self.effective()}
+
+    def effective(self) -> list[tuple[Destination, int]]:
+        """The same for every destination."""
+        if self.section == RULES:
+            return [(d, 1 if d.weight is None else d.weight) for d in self.destinations]
         if len(self.destinations) == 1:
-            return {self.destinations[0].subset: 100}
-        return {d.subset: d.weight or 0 for d in self.destinations}
+            return [(self.destinations[0], 100)]
+        return [(d, d.weight or 0) for d in self.destinations]
 
     def label(self) -> str:
         """How this route is named in messages."""
-        return f"http[{self.index}]" + (f" ({self.name})" if self.name else "")
+        return f"{self.section}[{self.index}]" + (f" ({self.name})" if self.name else "")
+
+    def path(self) -> str:
+        """JSON pointer of the list of its destinations."""
+        return f"/spec/{self.section}/{self.index}/{_list_key(self.section)}"
+
+
+def _list_key(section: str) -> str:
+    return "backendRefs" if section == RULES else "route"
+
+
+def _entries(obj: Object, route: Route) -> Sequence[Mapping[str, Any]]:
+    entries: Sequence[Mapping[str, Any]] = obj["spec"][route.section][route.index][_list_key(route.section)]
+    return entries
 
 
 def describe(obj: Object) -> str:
@@ -69,119 +103,152 @@ def full_host(host: str, namespace: str, domain: str = "cluster.local") -> str:
     return f"{host}.{domain}" if len(parts) == 3 and parts[2] == "svc" else host
 
 
-def http_routes(obj: Object) -> list[HttpRoute]:
-    """The routes of ``spec.http`` that have destinations (redirects, delegates and direct answers have none)."""
+def all_routes(obj: Object) -> list[Route]:
+    """The routes that have destinations (redirects, delegates and direct answers have none)."""
+    spec = obj.get("spec") or {}
     routes = []
-    for index, http in enumerate((obj.get("spec") or {}).get("http") or []):
-        destinations = tuple(
-            Destination(
-                position,
-                str((entry.get("destination") or {}).get("host", "")),
-                str((entry.get("destination") or {}).get("subset", "")),
-                entry.get("weight"),
-            )
-            for position, entry in enumerate(http.get("route") or [])
-        )
-        if destinations:
-            routes.append(HttpRoute(index, str(http.get("name", "")), destinations))
+    for section in (RULES,) if obj.get("kind") == "HTTPRoute" else SECTIONS:
+        for index, entry in enumerate(spec.get(section) or []):
+            given = enumerate(entry.get(_list_key(section)) or [])
+            destinations = tuple(_destination(obj, section, position, one) for position, one in given)
+            if destinations:
+                routes.append(Route(section, index, str(entry.get("name", "")), destinations))
     return routes
 
 
+def _destination(obj: Object, section: str, index: int, entry: Mapping[str, Any]) -> Destination:
+    if section == RULES:
+        namespace = entry.get("namespace") or obj["metadata"].get("namespace", "")
+        return Destination(index, full_host(str(entry.get("name", "")), namespace), "", entry.get("weight"))
+    given = entry.get("destination") or {}
+    return Destination(index, str(given.get("host", "")), str(given.get("subset", "")), entry.get("weight"))
+
+
 def serves(obj: Object, host: str) -> bool:
-    """Whether the VirtualService names the full host ``host`` among its ``hosts``."""
+    """Whether the full host ``host`` is among the VirtualService's hosts, or a parent Service of the HTTPRoute."""
     namespace = obj["metadata"].get("namespace", "")
-    return any(full_host(h, namespace) == host for h in (obj.get("spec") or {}).get("hosts") or [])
+    spec = obj.get("spec") or {}
+    if obj.get("kind") == "HTTPRoute":
+        parents = [p for p in spec.get("parentRefs") or [] if p.get("kind") == "Service"]
+        return any(full_host(p["name"], p.get("namespace") or namespace) == host for p in parents)
+    return any(full_host(h, namespace) == host for h in spec.get("hosts") or [])
 
 
-def find_route(obj: Object, subsets: Sequence[str], name: str = "", host: str = "") -> HttpRoute:
-    """The one route with exactly these subsets; with ``name``, the route of that name, which may have more of them.
+def find_route(obj: Object, versions: Sequence[str], name: str = "") -> Route:
+    """The one route with exactly these versions; with ``name``, the route of that name, which may have more of them.
 
-    ``host`` (full) restricts the search to destinations of that service. Raises RouteError when there is none, or
-    more than one.
+    Raises RouteError when there is none, or more than one.
     """
-    namespace = obj["metadata"].get("namespace", "")
-    wanted = set(subsets)
-
-    def ours(route: HttpRoute) -> set[str]:
-        return {d.subset for d in route.destinations if not host or full_host(d.host, namespace) == host}
-
-    routes = http_routes(obj)
+    wanted = set(versions)
+    routes = all_routes(obj)
     if name:
         named = [route for route in routes if route.name == name]
         if len(named) != 1:
             there = ", ".join(sorted(r.name for r in routes if r.name)) or "none"
             raise RouteError(
-                f"{describe(obj)} has {len(named) or 'no'} http routes named '{name}'; named routes there: {there}"
+                f"{describe(obj)} has {len(named) or 'no'} routes named '{name}'; named routes there: {there}"
             )
-        missing = sorted(wanted - ours(named[0]))
+        missing = sorted(wanted - named[0].weights().keys())
         if missing:
             raise RouteError(
-                f"{describe(obj)} {named[0].label()} has no destination with subset {', '.join(missing)}; "
-                f"it has {', '.join(sorted(s or '(none)' for s in ours(named[0])))}"
+                f"{describe(obj)} {named[0].label()} has no destination {', '.join(missing)}; "
+                f"it has {', '.join(sorted(named[0].weights()))}"
             )
         found = named
     else:
-        found = [r for r in routes if ours(r) == wanted and len(r.destinations) == len(wanted)]
+        fitting = [r for r in routes if r.weights().keys() == wanted and len(r.destinations) == len(wanted)]
+        found = _first_section(fitting)
         if not found:
-            there = "; ".join(f"{r.label()}: {', '.join(sorted(s or '(none)' for s in ours(r)))}" for r in routes)
+            there = "; ".join(f"{r.label()}: {', '.join(sorted(r.weights()))}" for r in routes)
             raise RouteError(
-                f"{describe(obj)} has no http route with exactly the subsets {', '.join(sorted(wanted))}; "
+                f"{describe(obj)} has no route with exactly the destinations {', '.join(sorted(wanted))}; "
                 f"there are: {there or 'no routes'}"
             )
         if len(found) > 1:
             raise RouteError(
-                f"{describe(obj)} has {len(found)} http routes with the subsets {', '.join(sorted(wanted))} "
+                f"{describe(obj)} has {len(found)} routes with the destinations {', '.join(sorted(wanted))} "
                 f"({', '.join(r.label() for r in found)}); give the one that is meant a name and say which with 'route'"
             )
-    subsets_there = [d.subset for d in found[0].destinations]
-    if len(set(subsets_there)) != len(subsets_there):
-        raise RouteError(f"{describe(obj)} {found[0].label()} names a subset twice; weights would be ambiguous")
+    if len(found[0].weights()) != len(found[0].destinations):
+        raise RouteError(f"{describe(obj)} {found[0].label()} names a destination twice; weights would be ambiguous")
     return found[0]
 
 
-def pick_route(obj: Object, host: str, canary: str, name: str = "") -> HttpRoute:
-    """The http route that a release of subset ``canary`` of the service ``host`` (full) moves weight in.
+def pick_route(obj: Object, host: str, canary: str, name: str = "") -> Route:
+    """The route that a release of version ``canary`` of the service ``host`` (full) moves weight in.
 
     With ``name`` the route of that name; else the one that has the canary beside another version of the service; else,
     for a version that no route knows yet, the one without ``match``. Raises RouteError when that is none or several.
     """
-    namespace = obj["metadata"].get("namespace", "")
-    routes = [
-        r
-        for r in http_routes(obj)
-        if r.destinations and all(full_host(d.host, namespace) == host for d in r.destinations)
-    ]
+    routes = [route for route in all_routes(obj) if _is_of(obj, route, host)]
     if name:
         found = [r for r in routes if r.name == name]
     else:
-        found = [r for r in routes if len(r.destinations) > 1 and canary in {d.subset for d in r.destinations}]
+        found = _first_section([r for r in routes if len(r.destinations) > 1 and canary in r.weights()])
         if not found:
-            found = [r for r in routes if not obj["spec"]["http"][r.index].get("match")]
+            found = _first_section([r for r in routes if not _matches(obj, r)])
     if len(found) == 1:
-        subsets = [d.subset for d in found[0].destinations]
-        if len(set(subsets)) != len(subsets) or not all(subsets):
+        if len(found[0].weights()) != len(found[0].destinations) or _says(found[0]) != list(found[0].weights()):
             raise RouteError(
-                f"{describe(obj)} {found[0].label()} needs one destination for each subset, it has "
-                f"{', '.join(s or '(no subset)' for s in subsets)}"
+                f"{describe(obj)} {found[0].label()} needs one destination for each version, it has "
+                f"{', '.join(_says(found[0]))}"
             )
         return found[0]
-    there = "; ".join(f"{r.label()}: {', '.join(d.subset or '(no subset)' for d in r.destinations)}" for r in routes)
-    what = f"named '{name}'" if name else f"that can carry subset '{canary}'"
+    there = "; ".join(f"{r.label()}: {', '.join(_says(r))}" for r in routes)
+    what = f"named '{name}'" if name else f"that can carry '{canary}'"
     raise RouteError(
-        f"{describe(obj)} has {len(found) or 'no'} http routes to {host} {what}; there are: {there or 'none'}. "
+        f"{describe(obj)} has {len(found) or 'no'} routes to {host} {what}; there are: {there or 'none'}. "
         "Say which one with 'route' (its name)"
     )
 
 
-def check_weights(weights: Mapping[str, int]) -> None:
+def require_requests(obj: Object, route: Route) -> None:
+    """Raise RouteError for a route of connections: a release judges requests."""
+    if route.section in ("tcp", "tls"):
+        raise RouteError(
+            f"{describe(obj)} {route.label()} carries connections, and a release judges requests of HTTP; move its "
+            "weights with istio_weight, or name an http route with 'route'"
+        )
+
+
+def _first_section(routes: Sequence[Route]) -> list[Route]:
+    """Those of HTTP if there are any, else of TCP, else of TLS: one release moves one kind of traffic."""
+    return [route for route in routes if route.section == routes[0].section]
+
+
+def _is_of(obj: Object, route: Route, host: str) -> bool:
+    """Whether every destination is a version of the service: a subset of it, or, in an HTTPRoute, another Service."""
+    namespace = obj["metadata"].get("namespace", "")
+    if route.section == RULES:
+        return all(d.host != host for d in route.destinations)
+    return all(full_host(d.host, namespace) == host for d in route.destinations)
+
+
+def _says(route: Route) -> list[str]:
+    """Its versions; a destination of a VirtualService without a subset is none."""
+    return [d.version if d.subset or route.section == RULES else "(no subset)" for d in route.destinations]
+
+
+def _matches(obj: Object, route: Route) -> bool:
+    """Whether the route is for some requests only. A rule of an HTTPRoute without one matches every path."""
+    entry = obj["spec"][route.section][route.index]
+    if route.section != RULES:
+        return bool(entry.get("match"))
+    everything = {"path": {"type": "PathPrefix", "value": "/"}}
+    return any(match != everything for match in entry.get("matches") or [])
+
+
+def check_weights(weights: Mapping[str, int], kind: str = "VirtualService") -> None:
     """Raise RouteError for weights that Istio would refuse, or accept and misread."""
     if not weights:
         raise RouteError("weights is empty; name each destination with its weight, for example {v1: 90, v2: 10}")
-    for subset, weight in weights.items():
+    for version, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int):
-            raise RouteError(f"weights.{subset} is {weight!r}; a whole number from 0 up is needed")
+            raise RouteError(f"weights.{version} is {weight!r}; a whole number from 0 up is needed")
         if weight < 0:
-            raise RouteError(f"weights.{subset} is {weight}; a weight cannot be negative")
+            raise RouteError(f"weights.{version} is {weight}; a weight cannot be negative")
+        if kind == "HTTPRoute" and weight > MAX_BACKEND_WEIGHT:
+            raise RouteError(f"weights.{version} is {weight}; an HTTPRoute allows {MAX_BACKEND_WEIGHT} at most")
     total = sum(weights.values())
     if total == 0:
         raise RouteError("weights are all 0; at least one destination needs a positive weight")
@@ -195,7 +262,7 @@ def _pointer(key: str) -> str:
 
 def weight_patch(
     obj: Object,
-    route: HttpRoute,
+    route: Route,
     weights: Mapping[str, int],
     annotations: Mapping[str, str] | None = None,
     clone: tuple[str, str] | None = None,
@@ -203,26 +270,28 @@ def weight_patch(
     """JSON Patch that sets the weights of ``route`` and our annotations, and touches nothing else.
 
     ``weights`` may leave out destinations: those keep theirs. ``clone=(stable, canary)`` first copies the entry of
-    subset ``stable`` as a new destination with subset ``canary``. Empty when nothing would change. Every index is
+    version ``stable`` as a new destination for version ``canary``. Empty when nothing would change. Every index is
     guarded by a ``test`` of the destination that was read there, the whole by the object's resourceVersion.
     """
-    entries = obj["spec"]["http"][route.index]["route"]
-    base = f"/spec/http/{route.index}/route"
+    entries, base = _entries(obj, route), route.path()
     guards: list[Operation] = []
     changes: list[Operation] = []
     for d in route.destinations:
-        guards.append({"op": "test", "path": f"{base}/{d.index}/destination", "value": entries[d.index]["destination"]})
-        if d.subset in weights and d.weight != weights[d.subset]:
-            if d.weight is None and not clone and route.weights()[d.subset] == weights[d.subset]:
+        guards.append(_guard(route, d, entries[d.index]))
+        if d.version in weights and d.weight != weights[d.version]:
+            if d.weight is None and not clone and route.weights()[d.version] == weights[d.version]:
                 continue
             operation = "add" if d.weight is None else "replace"
             if d.weight is not None:
                 guards.append({"op": "test", "path": f"{base}/{d.index}/weight", "value": d.weight})
-            changes.append({"op": operation, "path": f"{base}/{d.index}/weight", "value": weights[d.subset]})
+            changes.append({"op": operation, "path": f"{base}/{d.index}/weight", "value": weights[d.version]})
     if clone:
         stable, canary = clone
-        entry = dict(next(entries[d.index] for d in route.destinations if d.subset == stable))
-        entry["destination"] = {**entry["destination"], "subset": canary}
+        entry = dict(next(entries[d.index] for d in route.destinations if d.version == stable))
+        if route.section == RULES:
+            entry["name"] = canary
+        else:
+            entry["destination"] = {**entry["destination"], "subset": canary}
         entry["weight"] = weights[canary]
         changes.append({"op": "add", "path": f"{base}/-", "value": entry})
     have = obj["metadata"].get("annotations")
@@ -240,13 +309,19 @@ def weight_patch(
     return [*guards, pin, *changes]
 
 
-def by_hand(route: HttpRoute, destination: Destination, weight: int) -> list[Operation]:
+def _guard(route: Route, destination: Destination, entry: Mapping[str, Any]) -> Operation:
+    """The operation that fails when another destination than the one that was read stands at its index."""
+    key = "name" if route.section == RULES else "destination"
+    return {"op": "test", "path": f"{route.path()}/{destination.index}/{key}", "value": entry[key]}
+
+
+def by_hand(obj: Object, route: Route, destination: Destination, weight: int) -> list[Operation]:
     """The least of a patch that a person can paste: the weight of one destination, if it still stands where it was."""
-    path = f"/spec/http/{route.index}/route/{destination.index}"
-    return [
-        {"op": "test", "path": f"{path}/destination/subset", "value": destination.subset},
-        {"op": "add", "path": f"{path}/weight", "value": weight},
-    ]
+    path = f"{route.path()}/{destination.index}"
+    guard = _guard(route, destination, _entries(obj, route)[destination.index])
+    if route.section != RULES:
+        guard = {"op": "test", "path": f"{path}/destination/subset", "value": destination.subset}
+    return [guard, {"op": "add", "path": f"{path}/weight", "value": weight}]
 
 
 def apply_patch(obj: Object, patch: Sequence[Operation]) -> dict[str, Any]:
@@ -277,12 +352,12 @@ def _copy(value: Any) -> Any:
     return [_copy(v) for v in value] if isinstance(value, list) else value
 
 
-def field_manager(obj: Object, path: Sequence[str] = ("f:spec", "f:http")) -> str:
-    """The manager that last wrote the field (``metadata.managedFields``), or 'unknown'. For the message about drift."""
+def field_manager(obj: Object, section: str = "http") -> str:
+    """The manager that last wrote the section (``metadata.managedFields``), or 'unknown'. For messages about drift."""
     latest = ("", "unknown")
     for entry in obj["metadata"].get("managedFields") or []:
         fields: Any = entry.get("fieldsV1") or {}
-        for key in path:
+        for key in ("f:spec", f"f:{section}"):
             fields = fields.get(key) if isinstance(fields, Mapping) else None
             if fields is None:
                 break
@@ -291,20 +366,26 @@ def field_manager(obj: Object, path: Sequence[str] = ("f:spec", "f:http")) -> st
     return latest[1]
 
 
-def expected_clusters(obj: Object, route: HttpRoute) -> list[dict[str, float]]:
-    """For every http route of the object that shares ``route``'s name: the share of each ``subset|full host`` key.
+def envoy_name(obj: Object, route: Route) -> str:
+    """The name of the Envoy routes that istiod makes of it; a rule without a name gets one from its position."""
+    if route.section == RULES and not route.name:
+        return f"{obj['metadata'].get('namespace', '')}.{obj['metadata']['name']}.{route.index}"
+    return route.name
+
+
+def expected_clusters(obj: Object, route: Route) -> list[dict[str, float]]:
+    """For every route of the object that shares ``route``'s name in Envoy: the share of each ``subset|full host`` key.
 
     Zero weights are left out, as istiod does. The first entry belongs to ``route`` itself.
     """
     namespace = obj["metadata"].get("namespace", "")
     result = []
-    for other in sorted(http_routes(obj), key=lambda r: r.index != route.index):
-        if other.name != route.name:
+    for other in sorted(all_routes(obj), key=lambda r: r.index != route.index):
+        if other.section != route.section or envoy_name(obj, other) != envoy_name(obj, route):
             continue
         shares: dict[str, float] = {}
-        weights = [100] if len(other.destinations) == 1 else [d.weight or 0 for d in other.destinations]
-        total = sum(weights) or 1
-        for d, weight in zip(other.destinations, weights, strict=True):
+        total = sum(weight for _destination, weight in other.effective()) or 1
+        for d, weight in other.effective():
             if weight:
                 key = f"{d.subset}|{full_host(d.host, namespace)}"
                 shares[key] = shares.get(key, 0.0) + weight / total

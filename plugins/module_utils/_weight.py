@@ -13,14 +13,11 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import SILENT, Mesh
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING, SILENT, Mesh
+from ansible_collections.progressive.istio.plugins.module_utils._objects import record_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, RecordError
-from ansible_collections.progressive.istio.plugins.module_utils._world import (
-    NETWORKING,
-    find_virtual_service,
-    record_of,
-)
+from ansible_collections.progressive.istio.plugins.module_utils._world import find_route_object
 
 WRITE_TRIES = 5
 POLL_SECONDS = 0.05
@@ -32,19 +29,20 @@ class Wish:
 
     namespace: str
     name: str
+    kind: str
     route: str
     weights: Mapping[str, int]
     verify: bool
     verify_timeout: float
 
 
-def whole_weights(given: Mapping[str, Any]) -> dict[str, int]:
+def whole_weights(given: Mapping[str, Any], kind: str) -> dict[str, int]:
     """Weights from YAML or Jinja: whole numbers, also as text. Raises RouteError."""
     weights = {}
     for subset, value in given.items():
         number = isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value.strip())
         weights[str(subset)] = int(value) if number else value
-    _routes.check_weights(weights)
+    _routes.check_weights(weights, kind)
     return weights
 
 
@@ -67,15 +65,16 @@ def set_weights(cluster: Cluster, wish: Wish, check_mode: bool) -> dict[str, Any
 
 def _set(
     cluster: Cluster, wish: Wish, check_mode: bool, mesh: Mesh | None
-) -> tuple[dict[str, Any], Mapping[str, Any], _routes.HttpRoute]:
+) -> tuple[dict[str, Any], Mapping[str, Any], _routes.Route]:
+    api, plural = _routes.RESOURCES[wish.kind]
     for attempt in range(WRITE_TRIES):
-        obj = find_virtual_service(cluster, wish.namespace, "", wish.name)
+        obj = find_route_object(cluster, wish.kind, wish.namespace, "", wish.name)
         route = _routes.find_route(obj, list(wish.weights), wish.route)
         before = route.weights()
         after = {**before, **wish.weights}
         patch = _routes.weight_patch(obj, route, wish.weights)
         if patch:
-            _check_subsets(cluster, obj, route, wish.weights)
+            _check_destinations(cluster, obj, route, wish.weights)
             if mesh and not attempt:
                 _check_clients(cluster, mesh, obj, route, wish.verify_timeout)
         result = {
@@ -90,34 +89,43 @@ def _set(
         }
         try:
             if patch:
-                obj = cluster.patch_json(NETWORKING, obj, "virtualservices", patch, dry_run=check_mode)
+                obj = cluster.patch_json(api, obj, plural, patch, dry_run=check_mode)
         except ApiError as error:
             if error.status in (409, 422):
                 continue
             raise
         return result, obj, _routes.find_route(obj, list(wish.weights), wish.route)
     raise ReleaseError(
-        f"VirtualService {wish.namespace}/{wish.name} changes faster than it can be written ({WRITE_TRIES} tries); "
+        f"{wish.kind} {wish.namespace}/{wish.name} changes faster than it can be written ({WRITE_TRIES} tries); "
         "nothing was written"
     )
 
 
-def _check_subsets(
-    cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute, weights: Mapping[str, int]
+def _check_destinations(
+    cluster: Cluster, obj: Mapping[str, Any], route: _routes.Route, weights: Mapping[str, int]
 ) -> None:
-    """Istio accepts weights for subsets that exist nowhere, and answers their requests with 503."""
+    """Istio accepts weights for subsets and Services that exist nowhere, and answers their requests with 503 or 500."""
     namespace = obj["metadata"]["namespace"]
-    wanted = {d.subset: _routes.full_host(d.host, namespace) for d in route.destinations if weights.get(d.subset)}
-    for host in set(wanted.values()):
-        parts = host.split(".")
-        place = parts[1] if len(parts) > 2 and parts[2] == "svc" else namespace
-        known = _subsets(cluster, host, place) or _subsets(cluster, host, "")
-        missing = sorted(s for s, h in wanted.items() if h == host and s and s not in known)
-        if missing:
+    positive = [d for d in route.destinations if weights.get(d.version)]
+    for host in sorted({_routes.full_host(d.host, namespace) for d in positive}):
+        where = _service_of(host)
+        wanted = {d.subset for d in positive if _routes.full_host(d.host, namespace) == host}
+        if where and "" in wanted and cluster.get("v1", where[0], "services", where[1]) is None:
+            raise ReleaseError(f"Service {'/'.join(where)} does not exist, its requests would fail; deploy it first")
+        if not any(wanted):
+            continue
+        known = _subsets(cluster, host, where[0] if where else namespace) or _subsets(cluster, host, "")
+        if missing := sorted(wanted - known - {""}):
             raise ReleaseError(
                 f"no DestinationRule has subset {', '.join(missing)} for {host}, its requests would be answered with "
                 f"503; add it first. There are: {', '.join(sorted(known)) or 'no subsets'}"
             )
+
+
+def _service_of(host: str) -> tuple[str, str] | None:
+    """(namespace, name) of the Service that a full host stands for."""
+    name, *rest = host.split(".")
+    return (rest[0], name) if len(rest) > 1 and rest[1] == "svc" else None
 
 
 def _subsets(cluster: Cluster, host: str, namespace: str) -> set[str]:
@@ -131,9 +139,7 @@ def _subsets(cluster: Cluster, host: str, namespace: str) -> set[str]:
     return found
 
 
-def _check_clients(
-    cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.HttpRoute, timeout: float
-) -> None:
+def _check_clients(cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.Route, timeout: float) -> None:
     """Before the write: weights act in the clients' proxies, so at least one has to have the route."""
     deadline = time.monotonic() + timeout
     mesh.refresh()
@@ -168,12 +174,20 @@ def _running(obj: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _ports(cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute) -> list[int]:
-    """Ports of the destinations' Services; none known (another cluster, a ServiceEntry) means all."""
+def _ports(cluster: Cluster, obj: Mapping[str, Any], route: _routes.Route) -> list[int]:
+    """Ports of the Services whose requests the route carries; none known (a gateway, a ServiceEntry) means all."""
+    namespace = obj["metadata"]["namespace"]
+    if route.section == _routes.RULES:
+        parents = obj["spec"].get("parentRefs") or []
+        hosts = {_routes.full_host(p["name"], p.get("namespace") or namespace) for p in parents}
+        if any(p.get("kind") != "Service" for p in parents):
+            return []
+    else:
+        hosts = {_routes.full_host(d.host, namespace) for d in route.destinations}
     ports: list[int] = []
-    for host in {_routes.full_host(d.host, obj["metadata"]["namespace"]) for d in route.destinations}:
-        parts = host.split(".")
-        service = cluster.get("v1", parts[1], "services", parts[0]) if len(parts) > 2 and parts[2] == "svc" else None
+    for host in hosts:
+        where = _service_of(host)
+        service = cluster.get("v1", where[0], "services", where[1]) if where else None
         if service is None:
             return []
         ports += [port["port"] for port in service["spec"].get("ports") or []]
@@ -181,7 +195,7 @@ def _ports(cluster: Cluster, obj: Mapping[str, Any], route: _routes.HttpRoute) -
 
 
 def _verify(
-    cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.HttpRoute, timeout: float
+    cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.Route, timeout: float
 ) -> dict[str, Any]:
     if not mesh.proxies:  # otherwise listed a moment ago, before the write
         mesh.refresh()

@@ -15,19 +15,26 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _record, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh, Proxy, has_sidecar
-from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, State, Workload
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING, Mesh, Proxy, around
+from ansible_collections.progressive.istio.plugins.module_utils._objects import (
+    Finding,
+    Service,
+    View,
+    record_of,
+    versions_by_service,
+    workloads,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, State
+from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
-from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, Record, Version
+from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, HELD, PROGRESSING, Record
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 
-NETWORKING = "networking.istio.io/v1"
 LEASES = "coordination.k8s.io/v1"
 LEASE_SECONDS = 15
 SLOW_READ_SECONDS = 2.0  # pods, Service and DestinationRule are read at most this often
 SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often
 WRITES = (
-    ("patch", "networking.istio.io", "virtualservices"),
     ("create", "", "configmaps"),
     ("update", "", "configmaps"),
     ("create", "coordination.k8s.io", "leases"),
@@ -41,17 +48,7 @@ class Token:
     """What a write is based on: the object as read, and the route in it."""
 
     obj: Mapping[str, Any]
-    route: _routes.HttpRoute
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """The Service, and the labels of each subset of its DestinationRule."""
-
-    host: str
-    ports: tuple[int, ...]
-    selector: Mapping[str, str]
-    subsets: Mapping[str, Mapping[str, str]]
+    route: _routes.Route
 
 
 def token_of(state: State) -> Token:
@@ -74,49 +71,52 @@ def reading() -> Iterator[None]:
         raise ReleaseError(str(error)) from None
 
 
-def find_service(cluster: Cluster, namespace: str, name: str) -> Service:
-    """The Service and its subsets. Raises ReleaseError for what is missing, naming it."""
+def find_service(cluster: Cluster, namespace: str, name: str, kind: str = "VirtualService") -> Service:
+    """The Service and its versions. Raises ReleaseError for what is missing, naming it."""
     service = cluster.get("v1", namespace, "services", name)
     if service is None:
         raise ReleaseError(f"Service {namespace}/{name} does not exist; deploy it, or mend namespace and name")
     host = _routes.full_host(name, namespace)
-    rules = [
-        rule
-        for rule in cluster.select(NETWORKING, namespace, "destinationrules")
-        if _routes.full_host(rule["spec"].get("host", ""), namespace) == host
-    ]
-    subsets = {s["name"]: s.get("labels") or {} for rule in rules for s in rule["spec"].get("subsets") or []}
-    if not subsets:
-        raise ReleaseError(
-            f"no DestinationRule in namespace {namespace} has subsets for {host}; "
-            "a release needs one subset for each version"
-        )
+    if kind == "VirtualService":
+        rules = [
+            rule
+            for rule in cluster.select(NETWORKING, namespace, "destinationrules")
+            if _routes.full_host(rule["spec"].get("host", ""), namespace) == host
+        ]
+        versions = {s["name"]: s.get("labels") or {} for rule in rules for s in rule["spec"].get("subsets") or []}
+        missing = f"no DestinationRule in namespace {namespace} has subsets for {host}; a release needs one subset for"
+    else:
+        versions = versions_by_service(service, cluster.select("v1", namespace, "services"))
+        missing = f"no other Service selects some of the pods of Service {namespace}/{name}; an HTTPRoute needs one for"
+    if not versions:
+        raise ReleaseError(f"{missing} each version")
     spec = service["spec"]
-    return Service(host, tuple(p["port"] for p in spec.get("ports") or []), spec.get("selector") or {}, subsets)
+    ports = tuple(port["port"] for port in spec.get("ports") or [])
+    return Service(host, ports, spec.get("selector") or {}, versions, service, kind)
 
 
-def find_virtual_service(cluster: Cluster, namespace: str, host: str, name: str = "") -> dict[str, Any]:
-    """The VirtualService named ``name``, or the one of the namespace that serves ``host``. Raises ReleaseError."""
+def find_route_object(cluster: Cluster, kind: str, namespace: str, host: str, name: str = "") -> dict[str, Any]:
+    """The route object named ``name``, or the one of the namespace that serves ``host``. Raises ReleaseError."""
+    api, plural = _routes.RESOURCES[kind]
     if name:
-        found = cluster.get(NETWORKING, namespace, "virtualservices", name)
+        found = cluster.get(api, namespace, plural, name)
         if found is None:
-            raise ReleaseError(
-                f"VirtualService {namespace}/{name} does not exist; deploy it, or mend namespace and name"
-            )
+            raise ReleaseError(f"{kind} {namespace}/{name} does not exist; deploy it, or mend namespace and name")
         return found
-    serving = [vs for vs in cluster.select(NETWORKING, namespace, "virtualservices") if _routes.serves(vs, host)]
+    serving = [one for one in cluster.select(api, namespace, plural) if _routes.serves({"kind": kind, **one}, host)]
     if len(serving) != 1:
-        names = ", ".join(vs["metadata"]["name"] for vs in serving)
+        names = ", ".join(one["metadata"]["name"] for one in serving)
+        what = "have it among their hosts" if kind == "VirtualService" else "have it as parent"
         raise ReleaseError(
-            f"{len(serving) or 'no'} VirtualServices in namespace {namespace} have {host} among their hosts"
+            f"{len(serving) or 'no'} {kind}s in namespace {namespace} are for {host} ({what})"
             + (
-                f" ({names}); say which one with route_object"
+                f": {names}; say which one with route_object"
                 if serving
                 else "; deploy one with all weight on the stable version"
             )
         )
     # A list item has no kind, and comes from a cache; what a write is based on is read by name.
-    return find_virtual_service(cluster, namespace, host, serving[0]["metadata"]["name"])
+    return find_route_object(cluster, kind, namespace, host, serving[0]["metadata"]["name"])
 
 
 def stored_evidence(cluster: Cluster, namespace: str, name: str) -> Evidence | None:
@@ -134,45 +134,6 @@ def stored_evidence(cluster: Cluster, namespace: str, name: str) -> Evidence | N
 def own_name(service: str) -> str:
     """Name of a release's Lease and evidence ConfigMap."""
     return f"progressive-istio-{service}"
-
-
-def record_of(obj: Mapping[str, Any]) -> Record | None:
-    """The release on record, or None: also for a copy of a VirtualService, whose record speaks of another object."""
-    text = (obj["metadata"].get("annotations") or {}).get(ANNOTATION)
-    if not text:
-        return None
-    record = _record.loads(text)
-    return record if record.uid == obj["metadata"]["uid"] else None
-
-
-def workloads(service: Service, pods: Sequence[Mapping[str, Any]]) -> dict[str, Workload]:
-    """The pods of each subset: how many, how many ready, and the template they come from (the newest, if several)."""
-    found = {}
-    for name, labels in service.subsets.items():
-        wanted = {**service.selector, **labels}
-        mine = [
-            pod
-            for pod in pods
-            if not pod["metadata"].get("deletionTimestamp")
-            and wanted.items() <= (pod["metadata"].get("labels") or {}).items()
-            and pod["status"].get("phase") in ("Pending", "Running")
-        ]
-        newest = sorted(mine, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-        hashes = [_template_hash(pod) for pod in newest]
-        ready = sum(
-            any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
-            for pod in mine
-        )
-        meshed = not mine or any(has_sidecar(pod) for pod in mine)
-        found[name] = Workload(
-            Version(name, hashes[-1] if hashes else ""), len(mine), ready, len(set(hashes)) > 1, meshed
-        )
-    return found
-
-
-def _template_hash(pod: Mapping[str, Any]) -> str:
-    labels = pod["metadata"].get("labels") or {}
-    return str(labels.get("pod-template-hash") or labels.get("controller-revision-hash") or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +154,15 @@ class LiveWorld:
         namespace: str,
         name: str,
         canary: str,
+        route_kind: str,
         route_object: str,
         route: str,
         run: Run,
         say: Callable[[str], None],
     ) -> None:
-        self.cluster, self.namespace, self.name, self.canary = cluster, namespace, name, canary
-        self.route_object, self.route_name = route_object, route
+        self.cluster, self.namespace, self.name = cluster, namespace, name
+        self.kind, self.route_object, self.route_name = route_kind, route_object, route
+        self.canary = canary
         self.run, self.say = run, say
         self.own_name = own_name(name)
         self.mesh = Mesh(cluster)
@@ -231,14 +194,14 @@ class LiveWorld:
         """The Service as last read."""
         if self._service is None:
             self._slow_reads()
-        return self._service or find_service(self.cluster, self.namespace, self.name)
+        return self._service or find_service(self.cluster, self.namespace, self.name, self.kind)
 
     def _slow_reads(self) -> None:
         now = time.monotonic()
         if now - self._read_at < SLOW_READ_SECONDS:
             return
         with reading():
-            self._service = find_service(self.cluster, self.namespace, self.name)
+            self._service = find_service(self.cluster, self.namespace, self.name, self.kind)
             selector = ",".join(f"{k}={v}" for k, v in sorted(self._service.selector.items()))
             self._pods = self.cluster.select("v1", self.namespace, "pods", selector)
             self.mesh.refresh()
@@ -255,35 +218,64 @@ class LiveWorld:
     def observe(self) -> State:
         self._slow_reads()
         service = self.service()
+        canary = service.aliases.get(self.canary, self.canary)
         with reading():
-            obj = find_virtual_service(self.cluster, self.namespace, service.host, self.route_object)
+            obj = find_route_object(self.cluster, self.kind, self.namespace, service.host, self.route_object)
             self.route_object = obj["metadata"]["name"]
             record = record_of(obj)
-            route = _routes.pick_route(
-                obj, service.host, record.canary.name if record and not self.canary else self.canary, self.route_name
-            )
+            wanted = record.canary.name if record and not canary else canary
+            route = _routes.pick_route(obj, service.host, wanted, self.route_name)
+            _routes.require_requests(obj, route)
         return State(
             _routes.describe(obj),
             f"Service {self.namespace}/{self.name}",
             obj["metadata"]["uid"],
             route.weights(),
             record,
-            _routes.field_manager(obj),
+            _routes.field_manager(obj, route.section),
             workloads(service, self._pods),
             Token(obj, route),
+            service.aliases,
         )
+
+    def preflight(self, state: State, look: Look) -> Sequence[Finding]:
+        with reading():
+            found, unseen = around(self.cluster, self.namespace)
+        mine = {name for name, weight in state.weights.items() if weight} | {
+            state.aliases.get(self.canary, self.canary)
+        } - {""}
+        record = state.record
+        if record and record.phase in (PROGRESSING, HELD):
+            mine |= {record.stable.name, record.canary.name}
+        counting = (proxy for proxy in look.proxies.values() if any(n for n, _bad in proxy.series.values()))
+        clients = frozenset(proxy.name.partition("/")[0] for proxy in counting)
+        view = View(
+            self.service(),
+            token_of(state).obj,
+            tuple(sorted(mine)),
+            clients,
+            found["namespaces"],
+            found["pods"],
+            found["virtualservices"],
+            found["destinationrules"],
+            found["canaries"],
+            found["rollouts"],
+            unseen,
+        )
+        return look_over(view)
 
     def patch_for(self, token: Token, record: Record, move: bool = True) -> list[dict[str, Any]]:
         """The JSON Patch that ``write`` would send."""
         stable, canary = record.stable.name, record.canary.name
-        clone = (stable, canary) if canary not in {d.subset for d in token.route.destinations} else None
+        clone = (stable, canary) if canary not in token.route.weights() else None
         weights = record.weights() if move else {}
         return _routes.weight_patch(token.obj, token.route, weights, {ANNOTATION: record.dumps()}, clone)
 
     def write(self, state: State, record: Record, move: bool) -> None:
         token = token_of(state)
         try:
-            self.cluster.patch_json(NETWORKING, token.obj, "virtualservices", self.patch_for(token, record, move))
+            api, plural = _routes.RESOURCES[self.kind]
+            self.cluster.patch_json(api, token.obj, plural, self.patch_for(token, record, move))
         except NoAnswer as error:
             raise Lost(str(error)) from None
         except ApiError as error:
@@ -297,10 +289,12 @@ class LiveWorld:
         patch = [
             op
             for destination in token.route.destinations
-            if destination.subset in names
-            for op in _routes.by_hand(token.route, destination, 100 if destination.subset == names[0] else 0)
+            if destination.version in names
+            for op in _routes.by_hand(
+                token.obj, token.route, destination, 100 if destination.version == names[0] else 0
+            )
         ]
-        where = f"-n {self.namespace} patch virtualservice {token.obj['metadata']['name']}"
+        where = f"-n {self.namespace} patch {self.kind.lower()} {token.obj['metadata']['name']}"
         return f"kubectl {where} --type=json -p '{json.dumps(patch, separators=(',', ':'))}'"
 
     # ------------------------------------------------------------ proxies
@@ -329,7 +323,7 @@ class LiveWorld:
             and proxy.uid in before.proxies
             and any(n for n, _bad in before.proxies[proxy.uid].series.values())
         ]
-        answers = self.mesh.healthy(clients, self.service().host, version)
+        answers = self.mesh.healthy(clients, self.service().backends, version)
         return tuple(
             f"{name} {answer or 'has none'}"
             for name, answer in answers.items()
@@ -350,7 +344,7 @@ class LiveWorld:
             return known is None or any(n for n, _bad in known.series.values())
 
         asked = [proxy for proxy in self.mesh.proxies if everyone or counts(proxy)]
-        for proxy, answer in self.mesh.counters(asked, service.host, service.subsets):
+        for proxy, answer in self.mesh.counters(asked, service.backends):
             if isinstance(answer, ProxyLook):
                 looks[proxy.uid] = answer
             elif proxy.should_answer and counts(proxy):
@@ -400,9 +394,10 @@ class LiveWorld:
 
     def _require_permissions(self) -> None:
         """Before the first write: all that a release writes. Otherwise it would fail after the first half of it."""
+        api, route_objects = _routes.RESOURCES[self.kind]
         missing = [
             f"{verb} {plural}" + (f".{group}" if group else "")
-            for verb, group, plural in WRITES
+            for verb, group, plural in (("patch", api.partition("/")[0], route_objects), *WRITES)
             if not self.cluster.may(verb, group, plural, self.namespace)
         ]
         if missing:

@@ -49,6 +49,15 @@ options:
     description: The version that has the traffic now. Found by its weight; if given, it has to be the same.
     type: str
     default: ''
+  route_kind:
+    description:
+      - Kind of the route object. With V(VirtualService) the versions are the subsets of a DestinationRule.
+      - With V(HTTPRoute), a route of the Gateway API with the Service as its parent, they are the Services that select
+        some of its pods. A version goes by the name of its Service, or by the value of the one label that it adds to
+        the selector.
+    type: str
+    choices: [VirtualService, HTTPRoute]
+    default: VirtualService
   route_object:
     description: Name of the VirtualService. Found by the service's host in O(namespace) if there is only one.
     type: str
@@ -90,6 +99,25 @@ options:
       - Take over a canary that somebody else has given weight to, from the first step with at least that weight.
     type: bool
     default: false
+  preflight:
+    description:
+      - Before it begins, a release looks for what would keep its weights from the clients, such as another
+        VirtualService for the same host, or a client's DestinationRule without the canary's subset.
+      - With V(enforce) it is refused where weights would certainly not do what they say, and warns of the rest.
+      - With V(warn) it only warns. The whole list is in the guide on traffic.
+    type: str
+    choices: [enforce, warn]
+    default: enforce
+  on_drift:
+    description:
+      - What to do when somebody else has changed the weights of a running release. Both weights and the field manager
+        that wrote last are said in any case. A proven V(fail) goes to the stable version whatever is there.
+      - V(hold) leaves them as they are, and waits for a person. V(abort) takes the release back.
+      - V(adopt) goes on from there, at the first step with at least that weight. A canary whose weight was set to 0 is
+        taken back.
+    type: str
+    choices: [hold, abort, adopt]
+    default: hold
   until_step:
     description: Stop after this step (1 is the first) has passed. The next run goes on from there.
     type: int
@@ -167,6 +195,20 @@ events:
   type: list
   elements: dict
   sample: [{time: "13:37:01", text: "step 1/3  10 %  weight 10 % in 5 of 5 proxies after 0.14 s"}]
+findings:
+  description:
+    - What the preflight found, refusals first.
+    - Without check mode, RV(events) that begin with WARNING, or C(msg), say the same.
+  returned: in check mode, before a release has begun
+  type: list
+  elements: dict
+  contains:
+    refuse:
+      description: Whether it keeps a release from beginning.
+      type: bool
+    text:
+      description: What is expected, what is there, and what to do.
+      type: str
 plan:
   description: Every write to come, with its weights, its patch, and what its step needs to pass.
   returned: in check mode
@@ -200,6 +242,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["promoted", "aborted"], "default": "promoted"},
             "canary_version": {"type": "str", "default": ""},
             "stable_version": {"type": "str", "default": ""},
+            "route_kind": {"type": "str", "choices": ["VirtualService", "HTTPRoute"], "default": "VirtualService"},
             "route_object": {"type": "str", "default": ""},
             "route": {"type": "str", "default": ""},
             "steps": {
@@ -215,6 +258,8 @@ def main() -> None:
             "verify_timeout": {"type": "float", "default": 30.0},
             "retry": {"type": "bool", "default": False},
             "adopt": {"type": "bool", "default": False},
+            "on_drift": {"type": "str", "choices": ["hold", "abort", "adopt"], "default": "hold"},
+            "preflight": {"type": "str", "choices": ["enforce", "warn"], "default": "enforce"},
             "until_step": {"type": "int"},
             "wait": {"type": "bool", "default": True},
             "run": {"type": "dict"},
@@ -231,6 +276,7 @@ def main() -> None:
             params["namespace"],
             params["name"],
             params["canary_version"],
+            params["route_kind"],
             params["route_object"],
             params["route"],
             Run(given.get("identity")),

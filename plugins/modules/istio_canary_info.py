@@ -31,6 +31,15 @@ options:
     description: Only to find the right C(http) route where no release is on record.
     type: str
     default: ''
+  route_kind:
+    description:
+      - Kind of the route object. With V(VirtualService) the versions are the subsets of a DestinationRule.
+      - With V(HTTPRoute), a route of the Gateway API with the Service as its parent, they are the Services that select
+        some of its pods. A version goes by the name of its Service, or by the value of the one label that it adds to
+        the selector.
+    type: str
+    choices: [VirtualService, HTTPRoute]
+    default: VirtualService
   route_object:
     description: Name of the VirtualService. Found by the service's host if there is only one.
     type: str
@@ -84,6 +93,18 @@ lease:
   description: Who runs the release, and since when the lease was not renewed. None without one.
   returned: success
   type: dict
+findings:
+  description: What would keep the weights from the clients, refusals first, as in M(progressive.istio.istio_canary).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    refuse:
+      description: Whether it keeps a release from beginning.
+      type: bool
+    text:
+      description: What is expected, what is there, and what to do.
+      type: str
 record:
   description: The record. None without one.
   returned: success
@@ -111,6 +132,7 @@ def main() -> None:
             "namespace": {"type": "str", "required": True},
             "name": {"type": "str", "required": True},
             "canary_version": {"type": "str", "default": ""},
+            "route_kind": {"type": "str", "choices": ["VirtualService", "HTTPRoute"], "default": "VirtualService"},
             "route_object": {"type": "str", "default": ""},
             "route": {"type": "str", "default": ""},
             "seconds": {"type": "float", "default": 2.0},
@@ -127,6 +149,7 @@ def main() -> None:
             params["namespace"],
             params["name"],
             params["canary_version"],
+            params["route_kind"],
             params["route_object"],
             params["route"],
             Run(),

@@ -11,8 +11,9 @@ short_description: Set the weights of one Istio route, and see them in the proxi
 version_added: 0.1.0
 author: The progressive.istio authors (@progressive-istio)
 description:
-  - Sets the weights of one C(http) route of a VirtualService with a JSON Patch that touches nothing else. Other routes,
-    matches, retries, mirrors, labels and annotations stay as they are, whoever wrote them.
+  - Sets the weights of one route of a VirtualService (C(http), C(tcp) or C(tls)), or of one rule of an HTTPRoute, with
+    a JSON Patch that touches nothing else. Other routes, matches, retries, mirrors, labels and annotations stay as they
+    are, whoever wrote them.
   - Then reads the route back from the Envoy proxies that carry it. The task is done when all of them run the weights.
     It fails, and names the proxies, when one does not within O(verify_timeout).
   - When the object changes between reading and writing, it is read and decided again, five times at the most.
@@ -32,17 +33,19 @@ options:
   kind:
     description: Kind of the route object.
     type: str
-    choices: [VirtualService]
+    choices: [VirtualService, HTTPRoute]
     default: VirtualService
   route:
     description:
-      - Name of the C(http) route, as in C(spec.http[].name).
-      - Without it, the one route that has exactly the subsets of O(weights). More than one such route is an error.
+      - Name of the route, as in C(spec.http[].name), or of the rule. Routes of C(tcp) and C(tls) have no names.
+      - Without it, the one route that has exactly the destinations of O(weights), first among C(http), then C(tcp),
+        then C(tls). More than one such route is an error.
     type: str
     default: ''
   weights:
     description:
-      - Weight of each subset, whole numbers from 0 up, not all 0. A subset gets its weight divided by the sum of all.
+      - Weight of each destination, whole numbers from 0 up, not all 0. One gets its weight divided by the sum of all.
+      - Destinations of a VirtualService go by their subset, backends of an HTTPRoute by the name of their Service.
       - With O(route), destinations that are not named here keep their weight.
     type: dict
     required: true
@@ -74,6 +77,13 @@ EXAMPLES = r"""
     name: app-1
     route: main
     weights: {v1: 100, v2: 0}
+
+- name: The same by the Gateway API, where each version is a Service
+  progressive.istio.istio_weight:
+    namespace: namespace-1
+    name: app-1
+    kind: HTTPRoute
+    weights: {app-1-v1: 100, app-1-v2: 0}
 """
 
 RETURN = r"""
@@ -112,7 +122,7 @@ def main() -> None:
             **ACCESS_SPEC,
             "namespace": {"type": "str", "required": True},
             "name": {"type": "str", "required": True},
-            "kind": {"type": "str", "choices": ["VirtualService"], "default": "VirtualService"},
+            "kind": {"type": "str", "choices": ["VirtualService", "HTTPRoute"], "default": "VirtualService"},
             "route": {"type": "str", "default": ""},
             "weights": {"type": "dict", "required": True},
             "verify": {"type": "str", "choices": ["proxies", "none"], "default": "proxies"},
@@ -124,8 +134,9 @@ def main() -> None:
         wish = Wish(
             module.params["namespace"],
             module.params["name"],
+            module.params["kind"],
             module.params["route"],
-            whole_weights(module.params["weights"]),
+            whole_weights(module.params["weights"], module.params["kind"]),
             module.params["verify"] == "proxies",
             module.params["verify_timeout"],
         )

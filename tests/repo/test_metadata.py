@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -93,3 +94,15 @@ def test_options_are_described(role: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_variables_begin_with_the_name_of_the_role(role: str) -> None:
     assert [name for name in defaults(role) if not name.startswith(f"{role}_")] == []
+
+
+def test_the_shipped_rights_are_those_of_the_documentation() -> None:
+    """Every verb and resource of docs/rbac.yml stands in a row of the table in docs/traffic.md."""
+    text = (CHECKOUT / "docs" / "traffic.md").read_text("utf-8")
+    table = text.partition("## Permissions")[2].partition("\n## ")[0]
+    roles = [role for role in yaml.safe_load_all((CHECKOUT / "docs" / "rbac.yml").read_text("utf-8")) if role]
+    assert len(roles) == 2
+    for rule in (rule for role in roles for rule in role["rules"]):
+        for resource in rule["resources"]:
+            lines = [line for line in table.splitlines() if re.search(rf"\b{resource}\b", line)]
+            assert any(set(rule["verbs"]) <= set(re.findall(r"[a-z]+", line)) for line in lines), (resource, rule)

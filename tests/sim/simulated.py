@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, State, Want, Workload
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Version, loads
@@ -84,6 +85,7 @@ class Mesh:
         self.served: dict[str, list[int]] = {name: [0, 0] for name in self.weights}
         self.writes: list[tuple[str, dict[str, int], str]] = []
         self.away_until = 0.0
+        self.findings: list[Finding] = []
         self.endpoints_at: dict[str, float] = {}  # when the proxies learn of a version's endpoints
 
     def advance(self, seconds: float) -> None:
@@ -194,6 +196,10 @@ class Runner:
             versions,
             m.version,
         )
+
+    def preflight(self, state: State, look: Look) -> list[Finding]:
+        self._reach()
+        return self.mesh.findings
 
     def write(self, state: State, record: Record, move: bool) -> None:
         self._before_write()

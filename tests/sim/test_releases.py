@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._objects import refusal, warning
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, ReleaseError, Want
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Orphaned, Stopped
 from ansible_collections.progressive.istio.plugins.module_utils._record import Step
@@ -161,6 +162,32 @@ def test_drift_holds_with_both_values_and_the_manager() -> None:
     assert (again.phase, again.changed) == ("held", False)
     mesh.set_by_hand("kubectl", v1=90, v2=10)
     assert Runner(mesh, "mended").run(replace(WANT, retry=True)).phase == "promoted"
+
+
+@pytest.mark.parametrize(
+    ("there", "on_drift", "end"),
+    [(30, "abort", "aborted"), (30, "adopt", "promoted"), (100, "adopt", "promoted"), (0, "adopt", "aborted")],
+)
+def test_drift_is_settled_as_the_user_wants(there: int, on_drift: str, end: str) -> None:
+    mesh = Mesh(10, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    assert not runner.one_pass(WANT).finished
+    mesh.set_by_hand("argocd", v1=100 - there, v2=there)
+    outcome = runner.run(replace(WANT, on_drift=on_drift))
+    assert outcome.phase == end
+    check_end(mesh, outcome)
+    assert any(f"v2 {there}" in line and "argocd" in line for line in runner.said)
+    weights = [w[1]["v2"] for w in mesh.writes]
+    assert weights[1:] == {"aborted": [0], "promoted": [50, 100, 100] if there == 30 else [100, 100]}[end]
+
+
+def test_held_drift_is_adopted_by_the_next_run() -> None:
+    mesh = Mesh(10, steady(0.0), steady(0.0))
+    runner = Runner(mesh)
+    assert not runner.one_pass(WANT).finished
+    mesh.set_by_hand("argocd", v1=70, v2=30)
+    assert runner.run(WANT).phase == "held"
+    assert Runner(mesh, "told").run(replace(WANT, on_drift="adopt")).phase == "promoted"
 
 
 def test_proven_failure_goes_back_even_from_drifted_weights() -> None:
@@ -358,6 +385,32 @@ def test_all_at_once_is_judged_against_what_stable_did_before() -> None:
     assert mesh.served["v2"][1] < 100
     healthy = Mesh(25, steady(0.001), steady(0.001))
     assert Runner(healthy).run(replace(WANT, steps=(Step(100, 5),))).phase == "promoted"
+
+
+def test_a_refusal_of_the_preflight_writes_nothing() -> None:
+    mesh = Mesh(33, steady(0.0), steady(0.0))
+    mesh.findings = [refusal("an older route"), refusal("a rule that hides v2"), warning("a pod without a sidecar")]
+    runner = Runner(mesh)
+    with pytest.raises(ReleaseError, match=r"^an older route; also: a rule that hides v2$"):
+        runner.run(WANT)
+    assert runner.said == ["WARNING  a pod without a sidecar"]
+    assert (mesh.writes, mesh.annotation, mesh.evidence, mesh.lease, runner.count) == ([], None, None, None, 0)
+    assert mesh.weights == {"v1": 100, "v2": 0, "old": 0}
+    mesh.set_by_hand("kubectl", v1=80, v2=20)
+    with pytest.raises(ReleaseError, match="an older route"):
+        runner.run(replace(WANT, adopt=True))
+    assert mesh.writes == []
+
+
+def test_a_release_begins_in_spite_of_warnings_and_is_not_looked_over_again() -> None:
+    mesh = Mesh(34, steady(0.0), steady(0.0))
+    mesh.findings = [refusal("an older route"), warning("a pod without a sidecar")]
+    runner = Runner(mesh)
+    assert not runner.one_pass(replace(WANT, preflight="warn")).finished
+    assert runner.said[:2] == ["WARNING  an older route", "WARNING  a pod without a sidecar"]
+    mesh.findings = [refusal("a rule that hides v2")]
+    assert runner.run(WANT).phase == "promoted", "under way it goes on, and an abort is never kept from anybody"
+    assert sum("WARNING" in line for line in runner.said) == 2
 
 
 def writes_of(rate: float) -> int:

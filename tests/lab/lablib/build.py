@@ -33,7 +33,8 @@ def all_steps(places: Places, mode: str) -> list[Step]:
     programs = program_steps(places, logs)
     keys = {step.name: step.key for step in programs}
     envoy = host.find_envoy(places) or places.built / "envoy"
-    steps = [step for step in programs if mode == "made" or step.name in (*plain.PROGRAMS, "go", "tools", "charts")]
+    anywhere = (*plain.PROGRAMS, "go", "tools", "charts", "gateway-api")
+    steps = [step for step in programs if mode == "made" or step.name in anywhere]
     keys["envoy"] = digest(host.ENVOY)
     if mode == "made":
         steps.append(

@@ -59,6 +59,7 @@ def variables(places: Places, mode: str) -> str:
         "istio_istioctl": str(places.bin / "istioctl"),
         "istio_helm": str(places.bin / "helm"),
         "istio_values": values(mode),
+        "lab_gateway_api": str(places.gateway_api),
     }
     return "---\n" + json.dumps(facts, indent=2) + "\n"
 

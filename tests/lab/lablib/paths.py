@@ -61,6 +61,11 @@ class Places:
         """The programs that `lab run` puts into PATH."""
         return self.built / "tools"
 
+    @property
+    def gateway_api(self) -> Path:
+        """The definitions of the Gateway API, one YAML file."""
+        return self.built / "gateway-api.yaml"
+
     def cluster(self, name: str) -> Path:
         return self.cache / "clusters" / name
 

@@ -224,6 +224,16 @@ def program_steps(places: Places, logs: Path) -> list[Step]:
             lambda _: _copy_charts(places),
         )
     )
+    steps.append(
+        Step(
+            "gateway-api",
+            "definitions of the Gateway API",
+            2,
+            digest_files(GO / "istio", ("go.mod", "go.sum")),
+            (places.gateway_api,),
+            lambda _: _copy_gateway_api(places),
+        )
+    )
     return steps
 
 
@@ -252,3 +262,13 @@ def _copy_charts(places: Places) -> None:
         chart.write_text(text)
     shutil.rmtree(places.built / "charts", ignore_errors=True)
     beside.rename(places.built / "charts")
+
+
+def _copy_gateway_api(places: Places) -> None:
+    """The definitions that istiod serves, of the version that it was built with, in one file."""
+    source = module_folder(places, "istio", "sigs.k8s.io/gateway-api") / "config/crd/standard"
+    kinds = ("gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants")
+    texts = [(source / f"gateway.networking.k8s.io_{kind}.yaml").read_text() for kind in kinds]
+    beside = places.gateway_api.with_suffix(".new")
+    beside.write_text("---\n".join(texts))
+    beside.replace(places.gateway_api)

@@ -123,9 +123,9 @@ def test_releasing(render: Render, found: dict[str, Any], expected: str) -> None
 
 
 def test_route_has_every_version(render: Render) -> None:
-    spec = render(
-        "app", "virtual_service.yml.j2", app_live_version="v2", app_route={"timeout": "3s"}, app_gateways=["g/in"]
-    )["spec"]
+    spec = render("app", "route.yml.j2", app_live_version="v2", app_route={"timeout": "3s"}, app_gateways=["g/in"])[
+        "spec"
+    ]
     assert spec["hosts"] == [HOST]
     assert spec["gateways"] == ["g/in", "mesh"]
     (http,) = spec["http"]
@@ -197,3 +197,30 @@ def test_unready(render: Render, status: dict[str, int], ready: bool) -> None:
     found = {"resources": [_deployment("app-1-v1", **DONE), _deployment("app-1-v2", **status)]}
     assert render("app", "unready.yml.j2", _app_deployments=found) == ([] if ready else ["app-1-v2"])
     assert render("app", "unready.yml.j2", _app_deployments={"msg": "gone"}) == ["app-1-v1", "app-1-v2"]
+
+
+def test_the_gateway_api_has_a_service_for_each_version(render: Render) -> None:
+    kind = {"app_route_kind": "HTTPRoute"}
+    route = render("app", "route.yml.j2", app_live_version="v2", app_gateways=["g/in"], **kind)
+    assert (route["apiVersion"], route["kind"]) == ("gateway.networking.k8s.io/v1", "HTTPRoute")
+    assert route["spec"] == {
+        "parentRefs": [
+            {"group": "", "kind": "Service", "name": "app-1", "port": 80},
+            {"name": "in", "namespace": "g"},
+        ],
+        "rules": [
+            {
+                "backendRefs": [
+                    {"name": "app-1-v1", "port": 80, "weight": 0},
+                    {"name": "app-1-v2", "port": 80, "weight": 100},
+                ]
+            }
+        ],
+    }
+    services = [one for one in render("app", "service.yml.j2", **kind) if one["kind"] == "Service"]
+    assert {one["metadata"]["name"]: one["spec"]["selector"] for one in services} == {
+        "app-1": {"app": "app-1"},
+        "app-1-v1": {"app": "app-1", "version": "v1"},
+        "app-1-v2": {"app": "app-1", "version": "v2"},
+    }
+    assert len([one for one in render("app", "service.yml.j2") if one["kind"] == "Service"]) == 1

@@ -84,6 +84,7 @@ def test_status(render: Render) -> None:
         "requests_per_second": 99.5,
         "versions": {"v1": {"pods": 2, "ready": 1}},
         "evidence": {"lines": ["namespace-1/app-1  step 1/2  10 %   WAIT", "  errors   v2 0 of 9"]},
+        "findings": [{"refuse": True, "text": "an older route"}, {"refuse": False, "text": "a bare pod"}],
         "lease": {"holder": "me"},
     }
     assert render("canary", "status.j2", canary_status=status, **NAMES).splitlines() == [
@@ -97,6 +98,8 @@ def test_status(render: Render) -> None:
         "version     v1: 1 of 2 pods ready",
         "judged      namespace-1/app-1  step 1/2  10 %   WAIT",
         "  errors   v2 0 of 9",
+        "refusal     an older route",
+        "warning     a bare pod",
         "run by      me",
     ]
     nothing = {"exists": False, "weights": {}, "record": None, "lease": None, "evidence": {"verdict": None}}

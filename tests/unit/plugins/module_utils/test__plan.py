@@ -24,6 +24,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     admit,
     check_want,
     require_clients,
+    taken_over,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
@@ -190,12 +191,18 @@ def test_nothing_to_abort(found: Record | None, phase: str) -> None:
         (
             replace(WANT, canary="v9"),
             state(),
-            "no subset 'v9' for Service prod/app in its DestinationRule; there are: v1, v2",
+            (
+                "Service prod/app has no version 'v9' (subset of its DestinationRule, or Service of an HTTPRoute); "
+                "there are: v1, v2"
+            ),
         ),
         (
             WANT,
             state({"v0": 100, "v2": 0}),
-            "no subset 'v0' for Service prod/app in its DestinationRule; there are: v1, v2",
+            (
+                "Service prod/app has no version 'v0' (subset of its DestinationRule, or Service of an HTTPRoute); "
+                "there are: v1, v2"
+            ),
         ),
         (
             replace(WANT, stable="v0"),
@@ -257,4 +264,14 @@ def test_clients() -> None:
     assert error(require_clients, state(), Look(0.0, {}, silent)) == (
         "none of the 3 proxies of the mesh could be read, for example proxy of ns/0 does not answer; "
         "proxy of ns/1 does not answer. The account that runs this needs get and create on pods/portforward"
+    )
+
+
+def test_a_record_that_is_not_ours_any_more() -> None:
+    assert taken_over(state(), record(PROGRESSING)) == (
+        "drift: the record of release 9f3c is gone from VirtualService prod/app, last writer kubectl-edit; "
+        "the weights are as they were"
+    )
+    assert taken_over(state(found=record(HELD)), record(PROGRESSING)) == (
+        "release 9f3c (held, by me) is on VirtualService prod/app now"
     )

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._proxies import (
+    EnvoyRoute,
     ProxyError,
     clusters_path,
     envoy_routes,
@@ -23,13 +24,13 @@ from ansible_collections.progressive.istio.plugins.module_utils._proxies import 
     routes_path,
     stats_path,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._routes import apply_patch as apply
 from ansible_collections.progressive.istio.plugins.module_utils._routes import (
+    all_routes,
     find_route,
-    http_routes,
     pick_route,
     weight_patch,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._routes import apply_patch as apply
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 HOST = "app-1.namespace-1.svc.cluster.local"
@@ -91,6 +92,13 @@ def virtual_service(*routes: tuple[str, Shares], host: str = HOST) -> dict[str, 
     }
 
 
+def backends(*versions: str) -> dict[str, str]:
+    return {version: f"{version}|{HOST}" for version in versions}
+
+
+BACKENDS = backends("v1", "v2", "v3", "v10")
+
+
 # ---------------------------------------------------------------- weights
 
 
@@ -103,21 +111,27 @@ def test_a_recorded_proxy_runs_what_its_object_says() -> None:
 def test_a_recorded_proxy_lags_behind_the_next_weight() -> None:
     obj, route = route_of("before")
     after = apply(obj, weight_patch(obj, route, {"v1": 90, "v2": 10}))
-    assert lag(body("before", "routes.json"), after, pick_route(after, HOST, "v2")) == "v1 100 %"
+    assert lag(body("before", "routes.json"), after, pick_route(after, HOST, "v2")) == (
+        f"v1 100 % since {parsed('before', 'routes.json')['configs'][0]['last_updated'][:19]}Z"
+    )
     assert lag(body("split", "routes.json"), after, pick_route(after, HOST, "v2")) == ""
     obj, route = route_of("split")
     after = apply(obj, weight_patch(obj, route, {"v1": 100, "v2": 0}))
-    assert lag(body("split", "routes.json"), after, pick_route(after, HOST, "v2")) == "v1 90 %, v2 10 %"
+    assert lag(body("split", "routes.json"), after, pick_route(after, HOST, "v2")) == (
+        f"v1 90 %, v2 10 % since {parsed('split', 'routes.json')['configs'][0]['last_updated'][:19]}Z"
+    )
 
 
 def test_only_routes_of_the_object_are_looked_at() -> None:
-    assert envoy_routes(body("split", "routes.json"), "namespace-1", "app-1") == [
-        ("app-1", {f"v1|{HOST}": 0.9, f"v2|{HOST}": 0.1})
-    ]
-    assert envoy_routes(body("split", "routes.json"), "namespace-1", "app") == []
-    assert envoy_routes(body("split", "routes.json"), "namespace", "app-1") == []
+    def found(namespace: str, name: str) -> list[EnvoyRoute]:
+        return envoy_routes(body("split", "routes.json"), {"metadata": {"namespace": namespace, "name": name}})
+
+    (only,) = found("namespace-1", "app-1")
+    assert (only.name, only.shares) == ("app-1", {f"v1|{HOST}": 0.9, f"v2|{HOST}": 0.1})
+    assert found("namespace-1", "app") == found("namespace", "app-1") == []
 
 
+SPLIT_SINCE = parsed("split", "routes.json")["configs"][0]["last_updated"][:19] + "Z"
 ONE: list[tuple[str, Shares]] = [("main", {"v1": 90, "v2": 10})]
 TESTERS: list[tuple[str, Shares]] = [("main", {"v2": 100}), ("main", {"v1": 90, "v2": 10})]
 
@@ -161,7 +175,71 @@ def test_lag(
     routes: list[tuple[str, Shares]], index: int, there: list[tuple[str, Shares]], expected: str | None
 ) -> None:
     obj = virtual_service(*routes)
-    assert lag(config(*there), obj, http_routes(obj)[index]) == expected
+    assert lag(config(*there), obj, all_routes(obj)[index]) == (expected and f"{expected} since {SPLIT_SINCE}")
+
+
+def test_a_proxy_that_rejects_an_update_says_why() -> None:
+    obj = virtual_service(*ONE)
+    there = json.loads(config(("main", {"v1": 100})))
+    there["configs"][0]["error_state"] = {"details": "Invalid regex", "last_update_attempt": "2026-11-23T14:35:00.1Z"}
+    there["configs"][0]["last_updated"] = "2026-11-23T14:34:14.938Z"
+    text = "v1 100 % since 2026-11-23T14:34:14Z, it rejects the update: Invalid regex"
+    assert lag(json.dumps(there).encode(), obj, find_route(obj, ["v1", "v2"])) == text
+
+
+def test_weights_of_connections_stand_in_filter_chains() -> None:
+    destinations = [{"destination": {"host": HOST, "subset": v}, "weight": w} for v, w in (("v1", 90), ("v2", 10))]
+    obj = {"metadata": {"name": "db", "namespace": "namespace-1"}, "spec": {"tcp": [{"route": destinations}]}}
+
+    def listener(source: str, proxy: dict[str, Any]) -> bytes:
+        typed = {"@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", **proxy}
+        path = f"/apis/networking.istio.io/v1alpha3/namespaces/namespace-1/virtual-service/{source}"
+        metadata = {"filter_metadata": {"istio": {"config": path}}}
+        chains = [{"metadata": metadata, "filters": [{"name": "stats"}, {"typed_config": typed}]}]
+        state = {"listener": {"filter_chains": chains}, "last_updated": "2026-11-23T14:34:14.9Z"}
+        return json.dumps({"configs": [{"name": "10.96.0.7_5432", "active_state": state}]}).encode()
+
+    def cluster(subset: str) -> str:
+        return f"outbound|5432|{subset}|{HOST}"
+
+    def both(one: int, two: int) -> dict[str, Any]:
+        clusters = [{"name": cluster("v1"), "weight": one}, {"name": cluster("v2"), "weight": two}]
+        return {"weighted_clusters": {"clusters": clusters}}
+
+    (route,) = all_routes(obj)
+    assert lag(listener("db", both(9, 1)), obj, route) == ""
+    assert lag(listener("db", both(1, 1)), obj, route) == "v1 50 %, v2 50 % since 2026-11-23T14:34:14Z"
+    assert lag(listener("db", {"cluster": cluster("v1")}), obj, route) == "v1 100 % since 2026-11-23T14:34:14Z"
+    assert lag(listener("other", both(1, 1)), obj, route) is None
+    path = unquote(routes_path([5432], "tcp"))
+    assert path.startswith("/config_dump?resource=dynamic_listeners&")
+    pattern = path.partition("name_regex=")[2]
+    assert re.fullmatch(pattern, "10.96.0.7_5432")
+    assert not re.fullmatch(pattern, "10.96.0.7_15432")
+
+
+def test_an_http_route_is_an_internal_virtual_service_to_a_proxy() -> None:
+    hosts = {name: f"{name}.namespace-1.svc.cluster.local" for name in ("app-1-v1", "app-1-v2")}
+    obj = {
+        "kind": "HTTPRoute",
+        "metadata": {"name": "app-1", "namespace": "namespace-1"},
+        "spec": {
+            "rules": [{"backendRefs": [{"name": name, "weight": w} for name, w in zip(hosts, (90, 10), strict=True)]}]
+        },
+    }
+
+    def proxy(source: str, name: str, *weights: int) -> bytes:
+        clusters = [{"name": f"outbound|80||{h}", "weight": w} for h, w in zip(hosts.values(), weights, strict=True)]
+        path = f"/apis/networking.istio.io/v1alpha3/namespaces/namespace-1/virtual-service/{source}"
+        metadata = {"filter_metadata": {"istio": {"config": path}}}
+        route = {"name": name, "metadata": metadata, "route": {"weighted_clusters": {"clusters": clusters}}}
+        return json.dumps({"configs": [{"route_config": {"virtual_hosts": [{"routes": [route]}]}}]}).encode()
+
+    (route,) = all_routes(obj)
+    for source in ("app-1~0~istio-autogenerated-k8s-gateway", "app-1-0-istio-autogenerated-k8s-gateway"):
+        assert lag(proxy(source, "namespace-1.app-1.0", 90, 10), obj, route) == ""
+        assert lag(proxy(source, "namespace-1.app-1.0", 100, 0), obj, route) == "app-1-v1 100 %"
+    assert lag(proxy("app-1", "namespace-1.app-1.0", 90, 10), obj, route) is None
 
 
 def test_a_service_whose_name_begins_like_another() -> None:
@@ -181,30 +259,30 @@ def test_a_foreign_virtual_service_for_the_same_host(source: str) -> None:
 def test_a_destination_that_was_taken_out_is_still_ours() -> None:
     obj = virtual_service(("main", {"v1": 100}))
     there = config(("main", {"v1": 90, "v2": 10}))
-    assert lag(there, obj, http_routes(obj)[0]) is None
-    assert lag(there, obj, http_routes(obj)[0], subsets=["v1", "v2"]) == "v1 90 %, v2 10 %"
+    assert lag(there, obj, all_routes(obj)[0]) is None
+    assert lag(there, obj, all_routes(obj)[0], subsets=["v1", "v2"]) == f"v1 90 %, v2 10 % since {SPLIT_SINCE}"
 
 
 def test_short_hosts_and_destinations_without_subset() -> None:
     obj = virtual_service(("main", {"v1": 90, "v2": 10}), host="app-1")
-    assert lag(config(*ONE), obj, http_routes(obj)[0]) == ""
+    assert lag(config(*ONE), obj, all_routes(obj)[0]) == ""
     bare = virtual_service(("main", {"": 100}))
-    assert lag(config(("main", {"": 100})), bare, http_routes(bare)[0]) == ""
+    assert lag(config(("main", {"": 100})), bare, all_routes(bare)[0]) == ""
 
 
 @pytest.mark.parametrize("answer", [b"", b"invalid path", b"{"])
 def test_no_json(answer: bytes) -> None:
     obj = virtual_service(*ONE)
     with pytest.raises(ProxyError, match=r"^config_dump is not JSON: b'"):
-        lag(answer, obj, http_routes(obj)[0])
+        lag(answer, obj, all_routes(obj)[0])
     with pytest.raises(ProxyError, match=r"^clusters is not JSON: b'"):
-        parse_clusters(answer, HOST)
+        parse_clusters(answer, BACKENDS)
 
 
 def test_a_proxy_without_any_route() -> None:
     obj = virtual_service(*ONE)
-    assert lag(b"{}", obj, http_routes(obj)[0]) is None
-    assert parse_clusters(b"{}", HOST) == ({}, {})
+    assert lag(b"{}", obj, all_routes(obj)[0]) is None
+    assert parse_clusters(b"{}", BACKENDS) == ({}, {})
 
 
 # ---------------------------------------------------------------- paths
@@ -221,14 +299,14 @@ def test_routes_path_names_the_configurations_of_a_port() -> None:
 
 
 def test_paths_are_quoted_and_match_what_was_recorded() -> None:
-    assert " " not in stats_path(HOST, ["v1"]) + clusters_path(HOST) + routes_path([80, 81])
-    stats = unquote(stats_path(HOST, ["v1", "v2"]).partition("filter=")[2])
+    assert " " not in stats_path(backends("v1")) + clusters_path(BACKENDS) + routes_path([80, 81])
+    stats = unquote(stats_path(backends("v1", "v2")).partition("filter=")[2])
     for line in body("split", "stats.txt").decode().splitlines():
         assert re.search(stats, line.rpartition(":")[0]), line
     for other in ("v3", "v10"):
         assert not re.search(stats, f"cluster.outbound|80|{other}|{HOST};.upstream_rq_total")
     assert not re.search(stats, f"cluster.outbound|80|v1|x-{HOST};.upstream_rq_total")
-    clusters = unquote(clusters_path(HOST).partition("filter=")[2])
+    clusters = unquote(clusters_path(BACKENDS).partition("filter=")[2])
     assert re.search(clusters, f"outbound|80|v1|{HOST}")
     assert not re.search(clusters, "outbound|80|v1|app-1xnamespace-1.svc.cluster.local")
     assert not re.search(clusters, f"outbound|80|v1|my-{HOST}")
@@ -238,9 +316,9 @@ def test_paths_are_quoted_and_match_what_was_recorded() -> None:
 
 
 def test_recorded_counters() -> None:
-    assert parse_stats(body("before", "stats.txt"), HOST) == {"v1": (157, 0)}
-    assert parse_stats(body("split", "stats.txt"), HOST) == {"v1": (662, 42), "v2": (23, 0)}
-    counts, healthy = parse_clusters(body("split", "clusters.json"), HOST)
+    assert parse_stats(body("before", "stats.txt"), BACKENDS) == {"v1": (157, 0)}
+    assert parse_stats(body("split", "stats.txt"), BACKENDS) == {"v1": (662, 42), "v2": (23, 0)}
+    counts, healthy = parse_clusters(body("split", "clusters.json"), BACKENDS)
     assert counts == {"v1@10.244.0.7:8080": (642, 0), "v2@10.244.0.8:8080": (23, 0), "v3@10.244.0.9:8080": (0, 0)}
     assert healthy == {"v1": 1, "v2": 1, "v3": 1}
 
@@ -249,7 +327,7 @@ def test_recorded_counters() -> None:
     "text", [b"", b"\n", b"cluster.outbound|80|v1|app-10.namespace-1.svc.cluster.local;.upstream_rq_completed: 5\n"]
 )
 def test_a_stats_matcher_that_drops_them(text: bytes) -> None:
-    assert parse_stats(text, HOST) is None
+    assert parse_stats(text, BACKENDS) is None
 
 
 def test_stats_of_several_ports_add_up_with_and_without_a_semicolon() -> None:
@@ -260,13 +338,27 @@ def test_stats_of_several_ports_add_up_with_and_without_a_semicolon() -> None:
         f"cluster.outbound|80|v10|{HOST};.upstream_rq_completed: 100\n"
         "cluster.outbound|80|v1|app-10.namespace-1.svc.cluster.local;.upstream_rq_completed: 1000\n"
     )
-    assert parse_stats(text.encode(), HOST) == {"v1": (12, 1), "v10": (100, 0)}
+    assert parse_stats(text.encode(), BACKENDS) == {"v1": (12, 1), "v10": (100, 0)}
+
+
+def test_one_service_for_each_version() -> None:
+    """As with an HTTPRoute: the clusters have hosts of their own, and no subset."""
+    two = {name: f"|{name}.namespace-1.svc.cluster.local" for name in ("app-1-v1", "app-1-v10")}
+    text = "".join(
+        f"cluster.outbound|80||{name}.namespace-1.svc.cluster.local;.upstream_rq_completed: {count}\n"
+        for name, count in (("app-1", 9), ("app-1-v1", 5), ("app-1-v10", 3), ("app-1-v2", 1))
+    )
+    pattern = unquote(stats_path(two).partition("filter=")[2])
+    asked = [line for line in text.splitlines() if re.search(pattern, line.rpartition(":")[0])]
+    assert [line.rpartition(" ")[2] for line in asked] == ["5", "3"]
+    assert parse_stats(text.encode(), two) == {"app-1-v1": (5, 0), "app-1-v10": (3, 0)}
+    assert re.search(unquote(clusters_path(two).partition("filter=")[2]), f"outbound|80|{two['app-1-v1']}")
 
 
 def test_a_retried_request_is_one_request_and_two_attempts() -> None:
     """The proxy tried a bad pod first, then a good one: the client got one good answer."""
     stats = f"cluster.outbound|80|v2|{HOST};.upstream_rq_completed: 1\n".encode()
-    assert parse_stats(stats, HOST) == {"v2": (1, 0)}
+    assert parse_stats(stats, BACKENDS) == {"v2": (1, 0)}
     dump = parsed("split", "clusters.json")
     for cluster in dump["cluster_statuses"]:
         if "|v2|" in cluster["name"]:
@@ -276,7 +368,7 @@ def test_a_retried_request_is_one_request_and_two_attempts() -> None:
             for host, success, error in ((good, "1", "0"), (bad, "0", "1")):
                 host["stats"] = [{"name": "rq_success", "value": success}, {"name": "rq_error", "value": error}]
             cluster["host_statuses"].append(bad)
-    counts, _healthy = parse_clusters(dumped(dump), HOST)
+    counts, _healthy = parse_clusters(dumped(dump), BACKENDS)
     assert counts["v2@10.244.0.8:8080"] == (1, 0)
     assert counts["v2@10.244.0.99:8080"] == (1, 1)
 
@@ -299,7 +391,7 @@ def test_healthy_endpoints(status: dict[str, Any], healthy: int) -> None:
     for cluster in dump["cluster_statuses"]:
         if "|v2|" in cluster["name"]:
             cluster["host_statuses"][0]["health_status"] = status
-    assert parse_clusters(dumped(dump), HOST)[1] == {"v1": 1, "v2": healthy, "v3": 1}
+    assert parse_clusters(dumped(dump), BACKENDS)[1] == {"v1": 1, "v2": healthy, "v3": 1}
 
 
 def test_a_version_without_endpoints_has_none_and_another_service_is_not_ours() -> None:
@@ -309,4 +401,4 @@ def test_a_version_without_endpoints_has_none_and_another_service_is_not_ours() 
             del cluster["host_statuses"]
         if "|v3|" in cluster["name"]:
             cluster["name"] = "outbound|80|v3|app-10.namespace-1.svc.cluster.local"
-    assert parse_clusters(dumped(dump), HOST)[1] == {"v1": 1, "v2": 0}
+    assert parse_clusters(dumped(dump), BACKENDS)[1] == {"v1": 1, "v2": 0}

@@ -13,13 +13,13 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import (
     MAX_WEIGHT,
     Operation,
     RouteError,
+    all_routes,
     apply_patch,
     check_weights,
     expected_clusters,
     field_manager,
     find_route,
     full_host,
-    http_routes,
     pick_route,
     serves,
     weight_patch,
@@ -44,14 +44,14 @@ from .shapes import HOST, METADATA, OURS, SHAPES, routed, shape, virtual_service
     ],
 )
 def test_effective_weights(entry: str, weights: dict[str, int]) -> None:
-    assert http_routes(routed(entry))[0].weights() == weights
+    assert all_routes(routed(entry))[0].weights() == weights
 
 
 def test_only_routes_with_destinations_count_and_keep_their_index() -> None:
-    routes = http_routes(shape("redirect, rewrite, delegate and a direct answer around it"))
+    routes = all_routes(shape("redirect, rewrite, delegate and a direct answer around it"))
     assert [(route.index, route.name) for route in routes] == [(3, "main"), (4, "")]
     assert [route.label() for route in routes] == ["http[3] (main)", "http[4]"]
-    assert http_routes({"metadata": {}}) == http_routes({"metadata": {}, "spec": {"tcp": []}}) == []
+    assert all_routes({"metadata": {}}) == all_routes({"metadata": {}, "spec": {"tcp": []}}) == []
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_find_and_pick_agree(name: str) -> None:
     obj, index, route = shape(name), SHAPES[name][1], SHAPES[name][2]
     found = find_route(obj, ["v1", "v2"], route)
     assert found.index == index
-    assert find_route(obj, ["v2", "v1"], route, HOST) == found
+    assert find_route(obj, ["v2", "v1"], route) == found
     assert pick_route(obj, HOST, "v2", route) == found
 
 
@@ -96,14 +96,14 @@ def test_find_and_pick_agree(name: str) -> None:
             routed("v1=100,v2=0"),
             ["v1", "v9"],
             "",
-            "VirtualService prod/reviews has no http route with exactly the subsets v1, v9; there are: http[0]: v1, v2",
+            "VirtualService prod/reviews has no route with exactly the destinations v1, v9; there are: http[0]: v1, v2",
         ),
         (
             routed("v1=1,v2=1,v3=1", "v1"),
             ["v1", "v2"],
             "",
             (
-                "VirtualService prod/reviews has no http route with exactly the subsets v1, v2; "
+                "VirtualService prod/reviews has no route with exactly the destinations v1, v2; "
                 "there are: http[0]: v1, v2, v3; http[1]: v1"
             ),
         ),
@@ -111,14 +111,14 @@ def test_find_and_pick_agree(name: str) -> None:
             virtual_service("{hosts: [reviews], http: [{redirect: {uri: /}}]}"),
             ["v1"],
             "",
-            "VirtualService prod/reviews has no http route with exactly the subsets v1; there are: no routes",
+            "VirtualService prod/reviews has no route with exactly the destinations v1; there are: no routes",
         ),
         (
             routed("a:v1=100,v2=0", "v1=100,v2=0"),
             ["v1", "v2"],
             "",
             (
-                "VirtualService prod/reviews has 2 http routes with the subsets v1, v2 (http[0] (a), http[1]); "
+                "VirtualService prod/reviews has 2 routes with the destinations v1, v2 (http[0] (a), http[1]); "
                 "give the one that is meant a name and say which with 'route'"
             ),
         ),
@@ -126,31 +126,31 @@ def test_find_and_pick_agree(name: str) -> None:
             routed("a:v1=100,v2=0", "b:v1"),
             ["v1", "v2"],
             "c",
-            "VirtualService prod/reviews has no http routes named 'c'; named routes there: a, b",
+            "VirtualService prod/reviews has no routes named 'c'; named routes there: a, b",
         ),
         (
             routed("v1=100,v2=0"),
             ["v1", "v2"],
             "c",
-            "VirtualService prod/reviews has no http routes named 'c'; named routes there: none",
+            "VirtualService prod/reviews has no routes named 'c'; named routes there: none",
         ),
         (
             routed("a:v1=100,v2=0", "a:v1=100,v2=0"),
             ["v1", "v2"],
             "a",
-            "VirtualService prod/reviews has 2 http routes named 'a'; named routes there: a, a",
+            "VirtualService prod/reviews has 2 routes named 'a'; named routes there: a, a",
         ),
         (
             routed("a:v1=100,"),
             ["v1", "v2"],
             "a",
-            "VirtualService prod/reviews http[0] (a) has no destination with subset v2; it has (none), v1",
+            "VirtualService prod/reviews http[0] (a) has no destination v2; it has reviews, v1",
         ),
         (
             routed("a:v1=100,v2=0,v2=0"),
             ["v1", "v2"],
             "a",
-            "VirtualService prod/reviews http[0] (a) names a subset twice; weights would be ambiguous",
+            "VirtualService prod/reviews http[0] (a) names a destination twice; weights would be ambiguous",
         ),
     ],
 )
@@ -158,12 +158,6 @@ def test_find_route_says_why_not(obj: dict[str, Any], subsets: list[str], name: 
     with pytest.raises(RouteError) as caught:
         find_route(obj, subsets, name)
     assert str(caught.value) == text
-
-
-def test_a_route_to_another_service_is_not_found() -> None:
-    obj = routed("v1=100,v2=0")
-    with pytest.raises(RouteError, match="has no http route with exactly the subsets v1, v2"):
-        find_route(obj, ["v1", "v2"], "", "ratings.prod.svc.cluster.local")
 
 
 def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() -> None:
@@ -179,7 +173,7 @@ def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() 
             "v2",
             "",
             (
-                f"VirtualService prod/reviews has 2 http routes to {HOST} that can carry subset 'v2'; "
+                f"VirtualService prod/reviews has 2 routes to {HOST} that can carry 'v2'; "
                 "there are: http[0]: v1, v2; http[1]: v1, v2. Say which one with 'route' (its name)"
             ),
         ),
@@ -188,7 +182,7 @@ def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() 
             "v3",
             "",
             (
-                f"VirtualService prod/reviews has 2 http routes to {HOST} that can carry subset 'v3'; "
+                f"VirtualService prod/reviews has 2 routes to {HOST} that can carry 'v3'; "
                 "there are: http[0] (a): v1; http[1] (b): v2. Say which one with 'route' (its name)"
             ),
         ),
@@ -197,7 +191,7 @@ def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() 
             "v2",
             "b",
             (
-                f"VirtualService prod/reviews has no http routes to {HOST} named 'b'; "
+                f"VirtualService prod/reviews has no routes to {HOST} named 'b'; "
                 "there are: http[0] (a): v1, v2. Say which one with 'route' (its name)"
             ),
         ),
@@ -206,7 +200,7 @@ def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() 
             "v2",
             "",
             (
-                f"VirtualService prod/reviews has no http routes to {HOST} that can carry subset 'v2'; "
+                f"VirtualService prod/reviews has no routes to {HOST} that can carry 'v2'; "
                 "there are: none. Say which one with 'route' (its name)"
             ),
         ),
@@ -214,13 +208,13 @@ def test_pick_takes_the_route_without_match_for_a_version_that_no_route_knows() 
             routed(""),
             "v2",
             "",
-            "VirtualService prod/reviews http[0] needs one destination for each subset, it has (no subset)",
+            "VirtualService prod/reviews http[0] needs one destination for each version, it has (no subset)",
         ),
         (
             routed("v1=50,v2=10,v1=40"),
             "v2",
             "",
-            "VirtualService prod/reviews http[0] needs one destination for each subset, it has v1, v2, v1",
+            "VirtualService prod/reviews http[0] needs one destination for each version, it has v1, v2, v1",
         ),
     ],
 )
@@ -237,7 +231,7 @@ def test_a_patch_never_tests_the_text_of_an_annotation() -> None:
     """The API server compares strings as they are escaped; Go writes ">" as an escape, Python does not."""
     obj = virtual_service("http: [{route: [{destination: {host: a, subset: v1}, weight: 100}]}]")
     obj["metadata"]["annotations"] = {OURS: "odds >1,000 : 1 \u00e9"}
-    patch = weight_patch(obj, http_routes(obj)[0], {}, {OURS: "new"})
+    patch = weight_patch(obj, all_routes(obj)[0], {}, {OURS: "new"})
     assert [(op["op"], op["path"]) for op in patch if "annotations" in op["path"]] == [
         ("add", "/metadata/annotations/progressive.istio~1release")
     ]
@@ -304,7 +298,7 @@ def test_destinations_that_are_not_named_keep_their_weight() -> None:
     obj = shape("a third version beside them")
     route = find_route(obj, ["v1", "v2"], "blue/green ~1")
     after = apply_patch(obj, weight_patch(obj, route, {"v1": 0, "v2": 70}))
-    assert http_routes(after)[0].weights() == {"v0": 30, "v1": 0, "v2": 70}
+    assert all_routes(after)[0].weights() == {"v0": 30, "v1": 0, "v2": 70}
 
 
 def test_a_new_version_gets_a_copy_of_stables_entry() -> None:
@@ -325,7 +319,7 @@ def test_a_new_version_gets_a_copy_of_stables_entry() -> None:
 
 def test_a_copy_beside_a_single_destination_makes_its_weight_explicit() -> None:
     obj = routed("v1")
-    after = apply_patch(obj, weight_patch(obj, http_routes(obj)[0], {"v1": 100, "v2": 0}, clone=("v1", "v2")))
+    after = apply_patch(obj, weight_patch(obj, all_routes(obj)[0], {"v1": 100, "v2": 0}, clone=("v1", "v2")))
     assert after["spec"]["http"][0]["route"] == [
         {"destination": {"host": "reviews", "subset": "v1"}, "weight": 100},
         {"destination": {"host": "reviews", "subset": "v2"}, "weight": 0},
@@ -360,7 +354,7 @@ def test_patch_and_apply_round_trip(
     if there is None:
         del obj["metadata"]["annotations"]
     weights = {f"v{i}": w for i, w in enumerate(want[: len(have)])}
-    patch = weight_patch(obj, http_routes(obj)[0], weights, ours)
+    patch = weight_patch(obj, all_routes(obj)[0], weights, ours)
     after = apply_patch(obj, patch)
     wanted = with_weights(obj, above, weights)
     for entry, old in zip(wanted["spec"]["http"][above]["route"], entries, strict=True):
@@ -369,7 +363,7 @@ def test_patch_and_apply_round_trip(
     if ours:
         wanted["metadata"].setdefault("annotations", {}).update(ours)
     assert after == wanted
-    assert weight_patch(after, http_routes(after)[0], weights, ours) == []
+    assert weight_patch(after, all_routes(after)[0], weights, ours) == []
 
 
 def test_apply_knows_what_a_patch_of_ours_may_hold() -> None:
@@ -411,7 +405,7 @@ def test_weights_that_are_fine() -> None:
 
 def test_expected_clusters_leave_out_zero_and_begin_with_the_route_itself() -> None:
     obj = routed("v1=100,v2=0", "v2", "v1=3,v2=1", "x:v3")
-    assert expected_clusters(obj, http_routes(obj)[2]) == [
+    assert expected_clusters(obj, all_routes(obj)[2]) == [
         {f"v1|{HOST}": 0.75, f"v2|{HOST}": 0.25},
         {f"v1|{HOST}": 1.0},
         {f"v2|{HOST}": 1.0},

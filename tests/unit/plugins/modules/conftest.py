@@ -42,9 +42,10 @@ def destination_rule() -> Json:
 
 def virtual_service() -> Json:
     route = [{"destination": {"host": HOST, "subset": v}, "weight": w} for v, w in (("v1", 100), ("v2", 0))]
+    meta = {"name": "app-1", "namespace": "namespace-1", "uid": "uid-1", "resourceVersion": "7"}
     return {
         "kind": "VirtualService",
-        "metadata": {"name": "app-1", "namespace": "namespace-1", "uid": "uid-1", "resourceVersion": "7"},
+        "metadata": {**meta, "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"hosts": [HOST], "http": [{"name": "main", "route": route}]},
     }
 
@@ -62,12 +63,16 @@ def pod(version: str, ready: bool = True, sidecar: bool = True) -> Json:
 
 
 class ApiServer:
-    """Objects by path. What is not there is a 404; ``denied`` (method, plural) is a 403 in the real one's words."""
+    """Objects by path. What is not there is a 404; ``denied`` (method, plural) is a 403 in the real one's words.
+
+    ``denied`` with a third member, a namespace or none for the whole cluster, is for there alone.
+    """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
         self.queries: list[tuple[str, str]] = []
-        self.denied: set[tuple[str, str]] = set()
+        self.denied: set[tuple[str, ...]] = set()
+        self.not_installed: set[str] = {"canaries", "rollouts"}  # kinds that nobody has made known to this server
         self.broken: int = 0  # a status that every request is answered with
         self.objects: dict[str, Json] = {
             f"{CORE}/services/app-1": service(),
@@ -127,7 +132,9 @@ class ApiServer:
             return 201, {"status": {"allowed": (wish["verb"], wish["resource"]) not in self.denied}}
         group, namespace, plural, name = self._parts(path)
         verb = {"GET": "get" if name else "list", "PATCH": "patch", "POST": "create", "PUT": "update"}[method]
-        if (verb, plural) in self.denied:
+        if plural in self.not_installed:
+            return 404, {"kind": "Status", "code": 404, "message": "the server could not find the requested resource"}
+        if self.denied & {(verb, plural), (verb, plural, namespace)}:
             place = f' in the namespace "{namespace}"' if namespace else " at the cluster scope"
             what = f'{plural} "{name}"' if name else plural
             what += f' is forbidden: User "deployer" cannot {verb} resource "{plural}" in API group "{group}"'
@@ -135,7 +142,11 @@ class ApiServer:
         if path == "/version":
             return 200, {"gitVersion": "v1.34.0"}
         if method == "GET" and not name:
-            items = [obj for there, obj in sorted(self.objects.items()) if there.split("/")[-2] == plural]
+            items = [
+                obj
+                for there, obj in sorted(self.objects.items())
+                if self._parts(there)[2] == plural and namespace in ("", self._parts(there)[1])
+            ]
             return 200, {"items": copy.deepcopy(items)}
         if method == "POST":
             made: Json = {**json.loads(body)}
@@ -154,7 +165,7 @@ class ApiServer:
         parts = path.strip("/").split("/")
         group = parts[1] if parts[0] == "apis" else ""
         rest = parts[3:] if parts[0] == "apis" else parts[2:]
-        namespace, rest = (rest[1], rest[2:]) if rest[:1] == ["namespaces"] else ("", rest)
+        namespace, rest = (rest[1], rest[2:]) if rest[:1] == ["namespaces"] and len(rest) > 2 else ("", rest)
         return group, namespace, rest[0] if rest else "", rest[1] if len(rest) > 1 else ""
 
 

@@ -208,7 +208,7 @@ def test_no_virtual_service(api: ApiServer, run: Run) -> None:
     assert refused(run("istio_weight", **WEIGHT), api) == missing
     assert refused(run("istio_canary", **CANARY, route_object="app-1"), api) == missing
     assert refused(run("istio_canary", **CANARY), api) == (
-        f"no VirtualServices in namespace namespace-1 have {HOST} among their hosts; "
+        f"no VirtualServices in namespace namespace-1 are for {HOST} (have it among their hosts); "
         "deploy one with all weight on the stable version"
     )
 
@@ -241,17 +241,18 @@ def test_no_evidence(api: ApiServer, run: Run) -> None:
 
 def test_unknown_versions_and_routes(api: ApiServer, run: Run) -> None:
     assert refused(run("istio_canary", **SERVICE, canary_version="v9"), api) == (
-        "no subset 'v9' for Service namespace-1/app-1 in its DestinationRule; there are: v1, v2"
+        "Service namespace-1/app-1 has no version 'v9' (subset of its DestinationRule, or Service of an HTTPRoute); "
+        "there are: v1, v2"
     )
     assert refused(run("istio_weight", **{**WEIGHT, "weights": {"v1": 50, "v9": 50}}), api) == (
-        "VirtualService namespace-1/app-1 has no http route with exactly the subsets v1, v9; "
+        "VirtualService namespace-1/app-1 has no route with exactly the destinations v1, v9; "
         "there are: http[0] (main): v1, v2"
     )
     assert refused(run("istio_weight", **WEIGHT, route="nope"), api) == (
-        "VirtualService namespace-1/app-1 has no http routes named 'nope'; named routes there: main"
+        "VirtualService namespace-1/app-1 has no routes named 'nope'; named routes there: main"
     )
     assert refused(run("istio_canary", **CANARY, route="nope"), api) == (
-        f"VirtualService namespace-1/app-1 has no http routes to {HOST} named 'nope'; "
+        f"VirtualService namespace-1/app-1 has no routes to {HOST} named 'nope'; "
         "there are: http[0] (main): v1, v2. Say which one with 'route' (its name)"
     )
 
