@@ -181,9 +181,7 @@ def test_lag(
 
 def test_what_istiod_says_of_its_proxies() -> None:
     """As istiod 1.31 answers: one that took everything, one that rejects, one that is silent; and as older ones do."""
-    route, listener = (
-        f"type.googleapis.com/envoy.config.{kind}" for kind in ("route.v3.RouteConfiguration", "x.Listener")
-    )
+    route, listener = (f"type.googleapis.com/x.{kind}" for kind in ("RouteConfiguration", "Listener"))
 
     def entry(name: str, **resources: dict[str, str]) -> dict[str, Any]:
         kinds = {"route": route, "listener": listener, "endpoint": "type.googleapis.com/x.ClusterLoadAssignment"}
