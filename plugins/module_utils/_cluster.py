@@ -189,10 +189,10 @@ class Cluster:
 
     # ------------------------------------------------------------ proxies
 
-    def admin(self, namespace: str, pod: str, path: str) -> bytes:
-        """GET from the Envoy admin port of a pod over a port-forward that stays open. Raises NoAnswer or ApiError."""
+    def admin(self, namespace: str, pod: str, path: str, port: int = ADMIN_PORT) -> bytes:
+        """GET from a port of a pod (Envoy's admin) over a port-forward that stays open. Raises NoAnswer or ApiError."""
         with self._admins_lock:
-            admin = self._admins.setdefault((namespace, pod), _Admin(self, namespace, pod))
+            admin = self._admins.setdefault((namespace, pod), _Admin(self, namespace, pod, port))
         return admin.get(path)
 
     def forget(self, keep: set[tuple[str, str]]) -> None:
@@ -219,19 +219,19 @@ class Cluster:
 
 
 class _Admin:
-    """A kept-alive HTTP connection to one Envoy's admin port; one request at a time."""
+    """A kept-alive HTTP connection to one pod's port; one request at a time."""
 
-    def __init__(self, cluster: Cluster, namespace: str, pod: str) -> None:
-        self._cluster, self._namespace, self._pod = cluster, namespace, pod
+    def __init__(self, cluster: Cluster, namespace: str, pod: str, port: int) -> None:
+        self._cluster, self._namespace, self._pod, self._port = cluster, namespace, pod, port
         self._forward: Any = None
         self._connection: http.client.HTTPConnection | None = None
         self._lock = threading.Lock()
 
     def _open(self) -> http.client.HTTPConnection:
-        self._forward = self._cluster.forward(self._namespace, self._pod, ADMIN_PORT)
+        self._forward = self._cluster.forward(self._namespace, self._pod, self._port)
         connection = http.client.HTTPConnection("localhost")
         connection.auto_open = 0
-        connection.sock = self._forward.socket(ADMIN_PORT)
+        connection.sock = self._forward.socket(self._port)
         connection.sock.settimeout(TIMEOUT / 2)
         return connection
 

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from ansible_collections.progressive.istio.plugins.module_utils import _proxies
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import ProxyLook
-from ansible_collections.progressive.istio.plugins.module_utils._objects import CONTAINER
+from ansible_collections.progressive.istio.plugins.module_utils._objects import CONTAINER, namespace_of, stays
 from ansible_collections.progressive.istio.plugins.module_utils._routes import Object, Route
 
 SELECTOR = "service.istio.io/canonical-name"  # the injector puts it on every sidecar and gateway
+ISTIOD, ISTIOD_PORT = "app=istiod", 8080  # its debug interface, which listens to its own pod only
 PARALLEL = 16
 SILENT = "does not tell"
 NETWORKING = "networking.istio.io/v1"
@@ -111,6 +112,22 @@ class Mesh:
                 answers[proxy.uid] = Answer(proxy.name, f"{SILENT}: {answer}")
         return answers
 
+    def explain(self, names: Iterable[str]) -> dict[str, str]:
+        """By ``namespace/pod``, what the istiods say of proxies that do not run what they should, if they say anything.
+
+        Every replica knows its own proxies only. Nobody is asked where a port-forward to istiod is not allowed.
+        """
+        known: dict[str, str] = {}
+        try:
+            for pod in self._cluster.select("v1", "", "pods", ISTIOD):
+                if stays(pod):
+                    body = self._cluster.admin(namespace_of(pod), pod["metadata"]["name"], _proxies.SYNCZ, ISTIOD_PORT)
+                    known |= _proxies.parse_syncz(body)
+        except (NoAnswer, ApiError, _proxies.ProxyError):
+            return {name: known[name] for name in names if known.get(name)}
+        found = {name: known.get(name, "no istiod is connected to it") for name in names} if known else {}
+        return {name: text for name, text in found.items() if text}
+
     def counters(
         self, proxies: Sequence[Proxy], backends: _proxies.Backends
     ) -> Iterator[tuple[Proxy, ProxyLook | str]]:
@@ -139,6 +156,12 @@ class Mesh:
             return _proxies.parse_clusters(body, backends)[1].get(version, 0)
 
         return {proxy.name: answer for proxy, answer in self._ask(proxies, question)}
+
+
+def told_with_reasons(mesh: Mesh, lagging: Mapping[str, str]) -> list[str]:
+    """A text for each proxy that lags behind: its name, what it runs instead, and what istiod says about it."""
+    why = mesh.explain(lagging)
+    return [f"{name} {runs}" + (f", {why[name]}" if name in why else "") for name, runs in sorted(lagging.items())]
 
 
 def around(cluster: Cluster, namespace: str) -> tuple[dict[str, Sequence[Object]], dict[str, str]]:

@@ -94,20 +94,16 @@ def _source(part: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EnvoyRoute:
-    """What a proxy runs of a route: its name there, the share of each ``subset|host``, since when, and what it refused.
-
-    ``rejected``: Envoy's reason for not taking the last update of the configuration that holds it, or empty.
-    """
+    """What a proxy runs of a route: its name there, the share of each ``subset|host``, and since when."""
 
     name: str
     shares: Mapping[str, float]
     since: str = ""
-    rejected: str = ""
 
     def say(self) -> str:
         """For a message: ``v1 90 %, v2 10 % since 2026-11-23T14:34:14Z``."""
         since = f" since {self.since.partition('.')[0].rstrip('Z')}Z" if self.since else ""
-        return _say(self.shares) + since + (f", it rejects the update: {self.rejected}" if self.rejected else "")
+        return _say(self.shares) + since
 
 
 Part = tuple[str, str, Mapping[str, Any]]  # source, name, action
@@ -143,10 +139,9 @@ def envoy_routes(body: bytes, obj: Object, section: str = "http") -> list[EnvoyR
     found = []
     for config in _configs(body):
         state = config.get("active_state") or config
-        rejected = str((config.get("error_state") or {}).get("details", ""))
         for source, called, action in _chains(config) if section in ("tcp", "tls") else _http_routes(config):
             if ours.search(source):
-                found.append(EnvoyRoute(called, _shares(action), str(state.get("last_updated", "")), rejected))
+                found.append(EnvoyRoute(called, _shares(action), str(state.get("last_updated", ""))))
     return found
 
 
@@ -177,6 +172,39 @@ def lag(body: bytes, obj: Object, route: Route, subsets: Sequence[str] = ()) -> 
     if any(_same(there.shares, intended) for there in candidates):
         return ""
     return candidates[0].say()
+
+
+SYNCZ = "/debug/syncz"  # of istiod: what it has sent to each of its proxies, and what they said to it
+_CARRY_WEIGHTS = re.compile(r"\.(RouteConfiguration|Listener)$")
+
+
+def parse_syncz(body: bytes) -> dict[str, str]:
+    """By ``namespace/pod`` of the proxies that are connected to this istiod: what keeps an update from it, or empty.
+
+    An istiod that does not know ``resources`` with ``lastError`` tells only what was sent and what was acknowledged.
+    """
+    try:
+        entries = json.loads(body)
+        return {_name_of(str(entry["proxy"])): _trouble(entry) for entry in entries}
+    except (ValueError, TypeError, KeyError):
+        raise ProxyError(f"{SYNCZ} is not what is expected: {body[:80]!r}") from None
+
+
+def _name_of(proxy: str) -> str:
+    pod, _dot, namespace = proxy.partition(".")
+    return f"{namespace}/{pod}"
+
+
+def _trouble(entry: Mapping[str, Any]) -> str:
+    found = []
+    for kind, status in (entry.get("resources") or {}).items():
+        if _CARRY_WEIGHTS.search(kind):
+            if status.get("lastError"):
+                return f"it rejects the update: {' '.join(str(status['lastError']).split())[:200]}"
+            found.append((status.get("sent"), status.get("acked")))
+    found += [(entry.get(f"{kind}_sent"), entry.get(f"{kind}_acked")) for kind in ("route", "listener")]
+    late = [sent for sent, acked in found if sent != acked]
+    return f"it has not acknowledged what istiod sent at {str(late[0]).partition('/')[0]}" if late else ""
 
 
 # ---------------------------------------------------------------- counters

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING, SILENT, Mesh
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING, SILENT, Mesh, told_with_reasons
 from ansible_collections.progressive.istio.plugins.module_utils._objects import record_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, RecordError
@@ -205,13 +205,14 @@ def _verify(
     while True:
         answers = mesh.lagging(ports, obj, route, skip=done)
         done |= {uid for uid, answer in answers.items() if answer.runs == ""}
-        lagging = sorted(f"{answer.name} {answer.runs}" for answer in answers.values() if answer.runs)
+        lagging = {answer.name: answer.runs for answer in answers.values() if answer.runs}
         if not lagging:
             break
         if time.monotonic() > deadline:
+            told = told_with_reasons(mesh, lagging)
             raise ReleaseError(
                 f"{_routes.describe(obj)} is written, but {len(lagging)} of {len(done) + len(lagging)} proxies do not "
-                f"run it after {timeout:g} s: {'; '.join(lagging[:5])}; look at their connection to istiod "
+                f"run it after {timeout:g} s: {'; '.join(told[:5])}; look at their connection to istiod "
                 "(istioctl proxy-status)"
             )
         time.sleep(POLL_SECONDS)

@@ -15,7 +15,13 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _record, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING, Mesh, Proxy, around
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
+    NETWORKING,
+    Mesh,
+    Proxy,
+    around,
+    told_with_reasons,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._objects import (
     Finding,
     Service,
@@ -33,6 +39,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 LEASES = "coordination.k8s.io/v1"
 LEASE_SECONDS = 15
 SLOW_READ_SECONDS = 2.0  # pods, Service and DestinationRule are read at most this often
+EXPLAIN_SECONDS = 5.0  # istiod is asked about a proxy that has not run a change for so long
 SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often
 WRITES = (
     ("create", "", "configmaps"),
@@ -170,7 +177,7 @@ class LiveWorld:
         self._pods: Sequence[Mapping[str, Any]] = []
         self._read_at = self._swept_at = float("-inf")
         self._last_look: Look | None = None
-        self._confirmed: tuple[str, set[str]] = ("", set())
+        self._confirmed: tuple[str, set[str], float] = ("", set(), 0.0)
         self._lease: dict[str, Any] | None = None
 
     # ------------------------------------------------------------ time and life
@@ -304,13 +311,15 @@ class LiveWorld:
         self._slow_reads_if_any()
         intended = repr(_routes.expected_clusters(token.obj, token.route))
         if self._confirmed[0] != intended:
-            self._confirmed = (intended, set())
-        confirmed = self._confirmed[1]
+            self._confirmed = (intended, set(), time.monotonic())
+        _intended, confirmed, since = self._confirmed
         answers = self.mesh.lagging(self.service().ports, token.obj, token.route, skip=confirmed)
         confirmed |= {uid for uid, answer in answers.items() if answer.runs == ""}
-        lagging = tuple(f"{a.name} {a.runs}" for a in answers.values() if a.runs)
+        runs = {a.name: a.runs for a in answers.values() if a.runs}
+        late = runs and time.monotonic() - since > EXPLAIN_SECONDS
+        lagging = told_with_reasons(self.mesh, runs) if late else [f"{name} {text}" for name, text in runs.items()]
         here = len(confirmed & {proxy.uid for proxy in self.mesh.proxies})
-        return Programmed(here + len(lagging), here, lagging)
+        return Programmed(here + len(lagging), here, tuple(lagging))
 
     def without_endpoint(self, version: str) -> tuple[str, ...]:
         """Asks the proxies that have sent requests to the service; nobody else can miss an endpoint yet."""

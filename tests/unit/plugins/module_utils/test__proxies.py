@@ -21,6 +21,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._proxies import 
     lag,
     parse_clusters,
     parse_stats,
+    parse_syncz,
     routes_path,
     stats_path,
 )
@@ -178,13 +179,35 @@ def test_lag(
     assert lag(config(*there), obj, all_routes(obj)[index]) == (expected and f"{expected} since {SPLIT_SINCE}")
 
 
-def test_a_proxy_that_rejects_an_update_says_why() -> None:
-    obj = virtual_service(*ONE)
-    there = json.loads(config(("main", {"v1": 100})))
-    there["configs"][0]["error_state"] = {"details": "Invalid regex", "last_update_attempt": "2026-11-23T14:35:00.1Z"}
-    there["configs"][0]["last_updated"] = "2026-11-23T14:34:14.938Z"
-    text = "v1 100 % since 2026-11-23T14:34:14Z, it rejects the update: Invalid regex"
-    assert lag(json.dumps(there).encode(), obj, find_route(obj, ["v1", "v2"])) == text
+def test_what_istiod_says_of_its_proxies() -> None:
+    """As istiod 1.31 answers: one that took everything, one that rejects, one that is silent; and as older ones do."""
+    route, listener = (f"type.googleapis.com/x.{kind}" for kind in ("RouteConfiguration", "Listener"))
+
+    def entry(name: str, **resources: dict[str, str]) -> dict[str, Any]:
+        kinds = {"route": route, "listener": listener, "endpoint": "type.googleapis.com/x.ClusterLoadAssignment"}
+        return {"proxy": name, "resources": {kinds[kind]: status for kind, status in resources.items()}}
+
+    same = {"sent": "2026-11-23T17:55:53Z/67", "acked": "2026-11-23T17:55:53Z/67"}
+    other = {"sent": "2026-11-23T17:55:53Z/67", "acked": "2026-11-23T17:54:00Z/66"}
+    told = parse_syncz(
+        json.dumps(
+            [
+                entry("c-1.web", route=same, listener=same, endpoint=other),
+                entry("c-2.web", route={**other, "lastError": "Invalid\n regex"}, listener=same),
+                entry("c-3.web", route=same, listener=other),
+                {"proxy": "c-4.web", "route_sent": other["sent"], "route_acked": other["acked"]},
+            ]
+        ).encode()
+    )
+    late = "it has not acknowledged what istiod sent at 2026-11-23T17:55:53Z"
+    assert told == {
+        "web/c-1": "",
+        "web/c-2": "it rejects the update: Invalid regex",
+        "web/c-3": late,
+        "web/c-4": late,
+    }
+    with pytest.raises(ProxyError, match=r"^/debug/syncz is not what is expected: b'"):
+        parse_syncz(b"nothing")
 
 
 def test_weights_of_connections_stand_in_filter_chains() -> None:
