@@ -233,7 +233,7 @@ def article(stage: Stage, clients: Clients) -> Json:
 
 
 def _fresh_autoscaler(stage: Stage, version: str) -> None:
-    """One replica, and an autoscaler without a memory: it would keep for five minutes what an earlier case has needed."""
+    """One replica, and an autoscaler that does not keep for five minutes what an earlier case has needed."""
     folder = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
     old = stage.call(f"{folder}/{SERVICE}-{version}")
     stage.call(f"{folder}/{SERVICE}-{version}", "DELETE")
