@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -98,6 +99,18 @@ class Mesh:
         skip: set[str] = frozenset(),  # type: ignore[assignment]
     ) -> dict[str, Answer]:
         """What every proxy runs for the route, by pod UID, without those in ``skip``. One that leaves may be silent."""
+        return self._routes_of([p for p in self.proxies if p.uid not in skip], ports, obj, route)
+
+    def having(self, ports: Sequence[int], obj: Object, route: Route) -> Iterator[Answer]:
+        """The same of those that have the route, a few at a time: for who wants to know only whether there are any."""
+        for start, end in itertools.pairwise((0, *range(1, len(self.proxies), PARALLEL), len(self.proxies))):
+            for answer in self._routes_of(self.proxies[start:end], ports, obj, route).values():
+                if answer.runs is not None:
+                    yield answer
+
+    def _routes_of(
+        self, proxies: Sequence[Proxy], ports: Iterable[int], obj: Object, route: Route
+    ) -> dict[str, Answer]:
         path = _proxies.routes_path(ports, route.section)
 
         def question(proxy: Proxy) -> Answer:
@@ -105,7 +118,7 @@ class Mesh:
             return Answer(proxy.name, _proxies.lag(body, obj, route))
 
         answers = {}
-        for proxy, answer in self._ask([p for p in self.proxies if p.uid not in skip], question):
+        for proxy, answer in self._ask(proxies, question):
             if isinstance(answer, Answer):
                 answers[proxy.uid] = answer if proxy.should_answer or not answer.runs else Answer(proxy.name, None)
             elif proxy.should_answer:

@@ -145,10 +145,11 @@ def _check_clients(cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: 
     mesh.refresh()
     ports = _ports(cluster, obj, route)
     while True:
-        having = [answer for answer in mesh.lagging(ports, obj, route).values() if answer.runs is not None]
-        silent = [f"{answer.name} {answer.runs}" for answer in having if (answer.runs or "").startswith(SILENT)]
-        if len(having) > len(silent):
-            return
+        silent = []
+        for answer in mesh.having(ports, obj, route):
+            if not str(answer.runs).startswith(SILENT):
+                return
+            silent.append(f"{answer.name} {answer.runs}")
         if silent:
             raise ReleaseError(
                 f"no proxy tells what it runs of {_routes.describe(obj)}, for example {min(silent)}; nothing was "
