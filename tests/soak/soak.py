@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -186,6 +187,8 @@ def main() -> int:
     parser.add_argument("--installed", action="store_true", help="leave install and deploy out: they have run on it")
     parser.add_argument("--output", type=Path, help="default: docs/results/soak-<date>")
     arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT is ignored in the background: a soak runs for long
+        signal.signal(number, signal.default_int_handler)
     path = arguments.output or CHECKOUT / "docs" / "results" / f"soak-{time.strftime('%Y-%m-%d', time.gmtime())}"
     try:
         if not inside():
