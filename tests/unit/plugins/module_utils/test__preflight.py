@@ -76,7 +76,8 @@ def test_refusals_come_first_and_are_one_line() -> None:
 
 
 def with_ports(*ports: Json) -> Any:
-    return replace(CLEAN.service, obj={**SERVICE, "spec": {**SERVICE["spec"], "ports": list(ports)}})
+    changed = {"obj": {**SERVICE, "spec": {**SERVICE["spec"], "ports": list(ports)}}}
+    return replace(CLEAN.service, **changed)
 
 
 HTTP_PORTS: list[Json] = [
