@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding, View, refusal, warning
+from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding, Service, View, refusal, warning
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over, settle
 
@@ -76,8 +76,8 @@ def test_refusals_come_first_and_are_one_line() -> None:
 
 
 def with_ports(*ports: Json) -> Any:
-    changed = {"obj": {**SERVICE, "spec": {**SERVICE["spec"], "ports": list(ports)}}}
-    return replace(CLEAN.service, **changed)
+    given, obj = CLEAN.service, {**SERVICE, "spec": {**SERVICE["spec"], "ports": list(ports)}}
+    return Service(given.host, given.ports, given.selector, given.subsets, obj)
 
 
 HTTP_PORTS: list[Json] = [
