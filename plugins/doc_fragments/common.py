@@ -52,9 +52,28 @@ attributes:
     support: full
 """
 
-    # How a release is judged: what the modules that judge whole releases have in common.
-    ANALYSIS = r"""
+    # Which route a release moves, and how it is judged: for the modules that know whole releases.
+    RELEASE = r"""
 options:
+  route_kind:
+    description:
+      - Kind of the route object. With V(VirtualService) the versions are the subsets of a DestinationRule.
+      - With V(HTTPRoute), a route of the Gateway API with the Service as its parent, they are the Services that select
+        some of its pods. A version goes by the name of its Service, or by the value of the one label that it adds to
+        the selector.
+    type: str
+    choices: [VirtualService, HTTPRoute]
+    default: VirtualService
+  route_object:
+    description: Name of the route object. Found by the service's host in O(namespace) if there is only one.
+    type: str
+    default: ''
+  route:
+    description:
+      - Name of the C(http) route, or of the rule of an HTTPRoute.
+      - Found by the canary's subset, or, for a new version, the route without C(match).
+    type: str
+    default: ''
   analysis:
     description: How the release is judged.
     type: dict

@@ -42,6 +42,11 @@ class ProxyLook:
     born: float
     series: Mapping[str, Counts]
 
+    @property
+    def counted(self) -> bool:
+        """Whether it has sent any request to the service."""
+        return any(requests for requests, _bad in self.series.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -118,7 +123,7 @@ def dumps(evidence: Evidence) -> str:
     proxies = {
         uid: [p.name, p.epoch, p.born, {k: list(v) for k, v in p.series.items()}]
         for uid, p in look.proxies.items()
-        if any(n for n, _bad in p.series.values())
+        if p.counted
     }
     data: dict[str, Any] = {
         "format": FORMAT,

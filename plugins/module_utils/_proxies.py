@@ -27,7 +27,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import (
 )
 
 _STAT = re.compile(r"^cluster\.outbound\|\d+\|([^|]*\|[^|;]+?);?\.(upstream_\w+): (\d+)$", re.MULTILINE)
-_REQUESTS = ("upstream_rq_completed", "upstream_rq_5xx")
 Backends = Mapping[str, str]  # by version, what its clusters are called behind direction and port: ``subset|full host``
 
 
@@ -227,8 +226,7 @@ def parse_stats(body: bytes, backends: Backends) -> dict[str, Counts] | None:
             counters[stat] = counters.get(stat, 0) + int(value)
     if not found:
         return None
-    every, bad = _REQUESTS
-    return {version: (counters.get(every, 0), counters.get(bad, 0)) for version, counters in found.items()}
+    return {v: (c.get("upstream_rq_completed", 0), c.get("upstream_rq_5xx", 0)) for v, c in found.items()}
 
 
 def clusters_path(backends: Backends) -> str:

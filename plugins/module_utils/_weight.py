@@ -16,6 +16,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._cluster import 
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING, SILENT, Mesh, told_with_reasons
 from ansible_collections.progressive.istio.plugins.module_utils._objects import record_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
+from ansible_collections.progressive.istio.plugins.module_utils._reach import covers
 from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, RecordError
 from ansible_collections.progressive.istio.plugins.module_utils._world import find_route_object
 
@@ -134,7 +135,7 @@ def _subsets(cluster: Cluster, host: str, namespace: str) -> set[str]:
     for rule in cluster.select(NETWORKING, namespace, "destinationrules"):
         spec = rule["spec"]
         rule_host = _routes.full_host(spec.get("host", ""), rule["metadata"].get("namespace", namespace))
-        if rule_host == host or (rule_host.startswith("*") and host.endswith(rule_host[1:])):
+        if covers(rule_host, host):
             found |= {subset["name"] for subset in spec.get("subsets") or []}
     return found
 

@@ -254,8 +254,7 @@ class LiveWorld:
         record = state.record
         if record and record.phase in (PROGRESSING, HELD):
             mine |= {record.stable.name, record.canary.name}
-        counting = (proxy for proxy in look.proxies.values() if any(n for n, _bad in proxy.series.values()))
-        clients = frozenset(proxy.name.partition("/")[0] for proxy in counting)
+        clients = frozenset(proxy.name.partition("/")[0] for proxy in look.proxies.values() if proxy.counted)
         view = View(
             self.service(),
             token_of(state).obj,
@@ -330,7 +329,7 @@ class LiveWorld:
             if proxy.should_answer
             and before
             and proxy.uid in before.proxies
-            and any(n for n, _bad in before.proxies[proxy.uid].series.values())
+            and before.proxies[proxy.uid].counted
         ]
         answers = self.mesh.healthy(clients, self.service().backends, version)
         return tuple(
@@ -350,7 +349,7 @@ class LiveWorld:
 
         def counts(proxy: Proxy) -> bool:
             known = before.proxies.get(proxy.uid) if before else None
-            return known is None or any(n for n, _bad in known.series.values())
+            return known is None or known.counted
 
         asked = [proxy for proxy in self.mesh.proxies if everyone or counts(proxy)]
         for proxy, answer in self.mesh.counters(asked, service.backends):

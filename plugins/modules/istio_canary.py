@@ -17,14 +17,14 @@ description:
   - When they prove that it is, all weight goes back to the stable version within the same call, and the task fails.
     When they prove neither within O(analysis.max_wait), the release is held (or what O(analysis.on_inconclusive)
     says), and the task fails.
-  - The state of a release is an annotation of its VirtualService, written in the same patch as the weight. A run that
+  - The state of a release is an annotation of its route object, written in the same patch as the weight. A run that
     was killed is taken up by the next one, from any machine. A second run after the end changes nothing.
   - The objects may be anybody's. What is needed is a Service, a DestinationRule with a subset for each version, and a
-    VirtualService with an C(http) route to it.
+    VirtualService with an C(http) route to it; or an HTTPRoute, and one Service more for each version.
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - progressive.istio.common
-  - progressive.istio.common.analysis
+  - progressive.istio.common.release
 options:
   namespace:
     description: Namespace of the service.
@@ -42,30 +42,11 @@ options:
     choices: [promoted, aborted]
     default: promoted
   canary_version:
-    description: The version (subset of the DestinationRule) to release. Needed for O(state=promoted).
+    description: The version to release, see O(route_kind). Needed for O(state=promoted).
     type: str
     default: ''
   stable_version:
     description: The version that has the traffic now. Found by its weight; if given, it has to be the same.
-    type: str
-    default: ''
-  route_kind:
-    description:
-      - Kind of the route object. With V(VirtualService) the versions are the subsets of a DestinationRule.
-      - With V(HTTPRoute), a route of the Gateway API with the Service as its parent, they are the Services that select
-        some of its pods. A version goes by the name of its Service, or by the value of the one label that it adds to
-        the selector.
-    type: str
-    choices: [VirtualService, HTTPRoute]
-    default: VirtualService
-  route_object:
-    description: Name of the VirtualService. Found by the service's host in O(namespace) if there is only one.
-    type: str
-    default: ''
-  route:
-    description:
-      - Name of the C(http) route.
-      - Found by the canary's subset, or, for a new version, the route without C(match).
     type: str
     default: ''
   steps:

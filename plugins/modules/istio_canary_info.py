@@ -17,7 +17,7 @@ extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - progressive.istio.common
   - progressive.istio.common.read_only
-  - progressive.istio.common.analysis
+  - progressive.istio.common.release
 options:
   namespace:
     description: Namespace of the service.
@@ -29,23 +29,6 @@ options:
     required: true
   canary_version:
     description: Only to find the right C(http) route where no release is on record.
-    type: str
-    default: ''
-  route_kind:
-    description:
-      - Kind of the route object. With V(VirtualService) the versions are the subsets of a DestinationRule.
-      - With V(HTTPRoute), a route of the Gateway API with the Service as its parent, they are the Services that select
-        some of its pods. A version goes by the name of its Service, or by the value of the one label that it adds to
-        the selector.
-    type: str
-    choices: [VirtualService, HTTPRoute]
-    default: VirtualService
-  route_object:
-    description: Name of the VirtualService. Found by the service's host if there is only one.
-    type: str
-    default: ''
-  route:
-    description: Name of the C(http) route, as in M(progressive.istio.istio_canary).
     type: str
     default: ''
   seconds:
