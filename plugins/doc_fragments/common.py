@@ -96,6 +96,13 @@ options:
         description: Probability, for each step, that a canary beyond the tolerance passes it.
         type: float
         default: 0.05
+      min_coverage:
+        description:
+          - Nothing passes while less than this share (0..1) of the requests that the versions served in the step were
+            seen in their clients' proxies. Clients without a sidecar are not seen, nor are those that may not be read.
+          - V(0) asks for nothing. Nobody counts what is served by pods without a proxy.
+        type: float
+        default: 0.8
       interval:
         description: Time between two looks at the proxies, in seconds.
         type: float

@@ -11,14 +11,15 @@ vanishes) and comes back into requests that are counted again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Window, compact
 
 FORMAT = 1
 MAX_BYTES = 256 * 1024
+ENOUGH_SERVED = 30
 
 Counts = tuple[int, int]  # requests, bad requests
 
@@ -55,6 +56,7 @@ class Look:
     time: float
     proxies: Mapping[str, ProxyLook]
     unread: Mapping[str, str]
+    served: Mapping[str, ProxyLook] = field(default_factory=dict)  # the versions' own: what has come in to their pods
 
 
 def _difference(before: ProxyLook | None, now: ProxyLook, since: float) -> Iterable[tuple[str, Counts]]:
@@ -78,9 +80,13 @@ def _difference(before: ProxyLook | None, now: ProxyLook, since: float) -> Itera
 
 def difference(before: Look, now: Look, since: float) -> dict[str, Counts]:
     """Requests and bad requests by version between two looks. ``since`` is the time of the release's first look."""
+    return _total(before.proxies, now.proxies, since)
+
+
+def _total(before: Mapping[str, ProxyLook], now: Mapping[str, ProxyLook], since: float) -> dict[str, Counts]:
     total: dict[str, Counts] = {}
-    for uid, proxy in now.proxies.items():
-        for version, (requests, bad) in _difference(before.proxies.get(uid), proxy, since):
+    for uid, proxy in now.items():
+        for version, (requests, bad) in _difference(before.get(uid), proxy, since):
             have = total.get(version, (0, 0))
             total[version] = (have[0] + requests, have[1] + bad)
     return total
@@ -89,7 +95,52 @@ def difference(before: Look, now: Look, since: float) -> dict[str, Counts]:
 def carry(before: Look, now: Look) -> Look:
     """``now``, with the last known counters of proxies that did not answer this time: their next answer covers both."""
     kept = {uid: before.proxies[uid] for uid in now.unread if uid in before.proxies}
-    return Look(now.time, {**kept, **now.proxies}, now.unread)
+    return replace(now, proxies={**kept, **now.proxies})
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Of the requests that the versions' own proxies have ``served`` in a step, how many the clients' were ``seen`` to
+    send. A client without a sidecar, or whose proxy may not be read, is missing from what is seen.
+    """
+
+    step: int = 0
+    weight: int = 0
+    seen: int = 0
+    served: int = 0
+
+    def plus(self, step: int, weight: int, seen: int, served: int) -> Coverage:
+        """With the next window, which may begin another step."""
+        if (step, weight) != (self.step, self.weight):
+            return Coverage(step, weight, seen, served)
+        return Coverage(step, weight, self.seen + seen, self.served + served)
+
+    @property
+    def share(self) -> float | None:
+        """0..1; None while too little has come in to tell it from requests in flight, or where nobody counts it."""
+        return min(1.0, self.seen / self.served) if self.served >= ENOUGH_SERVED else None
+
+    def say(self) -> str:
+        """``coverage 98 %``, rounded down; nothing where it is not known."""
+        return "" if self.share is None else f"coverage {int(100 * self.share + 1e-9)} %"
+
+    def lack(self, least: float) -> str:
+        """What to say when it is below ``least``, or nothing."""
+        if self.share is None or self.share >= least:
+            return ""
+        return (
+            f"{self.say()}, {100 * least:g} % needed: the versions served {self.served:,} requests, the proxies of "
+            f"their clients sent {self.seen:,} of them; the others come from clients without a sidecar or with one "
+            "that may not be read, or past this route"
+        )
+
+
+def covered(before: Look, now: Look, since: float, versions: Sequence[str]) -> tuple[int, int]:
+    """(seen, served) between two looks, of the versions that have proxies of their own."""
+    served = _total(before.served, now.served, since)
+    seen = difference(before, now, since)
+    mine = [version for version in versions if version in served]
+    return sum(seen.get(version, (0, 0))[0] for version in mine), sum(served[version][0] for version in mine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +152,7 @@ class Evidence:
     windows: tuple[Window, ...]
     look: Look
     burst: float = 1.0  # how many counts one bad request may make
+    coverage: Coverage = field(default_factory=Coverage)
 
 
 def burst_of(look: Look) -> float:
@@ -120,11 +172,7 @@ def totals(evidence: Evidence | None) -> str:
 def dumps(evidence: Evidence) -> str:
     """JSON for the ConfigMap, at most MAX_BYTES: proxies that never counted a request are left out first."""
     look = evidence.look
-    proxies = {
-        uid: [p.name, p.epoch, p.born, {k: list(v) for k, v in p.series.items()}]
-        for uid, p in look.proxies.items()
-        if p.counted
-    }
+    proxies = {uid: _packed(p) for uid, p in look.proxies.items() if p.counted}
     data: dict[str, Any] = {
         "format": FORMAT,
         "release": evidence.release,
@@ -136,6 +184,8 @@ def dumps(evidence: Evidence) -> str:
         ],
         "proxies": proxies,
         "idle": sorted(uid for uid in look.proxies if uid not in proxies),
+        "served": {uid: _packed(p) for uid, p in look.served.items()},
+        "coverage": list(astuple(evidence.coverage)),
     }
     text = json.dumps(data, separators=(",", ":"))
     if len(text) > MAX_BYTES:
@@ -143,9 +193,20 @@ def dumps(evidence: Evidence) -> str:
         text = json.dumps(data, separators=(",", ":"))
     if len(text) > MAX_BYTES:
         # Without its counters a proxy's next look is a base line: requests of one gap are lost, none are invented.
-        data["proxies"], data["since"] = {}, look.time
+        data["proxies"], data["served"], data["since"] = {}, {}, look.time
         text = json.dumps(data, separators=(",", ":"))
     return text
+
+
+def _packed(look: ProxyLook) -> list[Any]:
+    return [look.name, look.epoch, look.born, {key: list(counts) for key, counts in look.series.items()}]
+
+
+def _unpacked(data: Mapping[str, Any]) -> dict[str, ProxyLook]:
+    return {
+        uid: ProxyLook(str(name), str(epoch), float(born), {k: (int(v[0]), int(v[1])) for k, v in series.items()})
+        for uid, (name, epoch, born, series) in data.items()
+    }
 
 
 def loads(text: str) -> Evidence:
@@ -157,13 +218,10 @@ def loads(text: str) -> Evidence:
         windows = tuple(Window(*row) for row in data["windows"])
         for window in windows:
             window.check()
-        proxies = {
-            uid: ProxyLook(str(name), str(epoch), float(born), {k: (int(v[0]), int(v[1])) for k, v in series.items()})
-            for uid, (name, epoch, born, series) in data["proxies"].items()
-        }
-        proxies = {**{uid: ProxyLook("", "", 0.0, {}) for uid in data["idle"]}, **proxies}
-        look = Look(float(data["time"]), proxies, {})
-        return Evidence(str(data["release"]), float(data["since"]), windows, look, float(data["burst"]))
+        idle = {uid: ProxyLook("", "", 0.0, {}) for uid in data["idle"]}
+        look = Look(float(data["time"]), {**idle, **_unpacked(data["proxies"])}, {}, _unpacked(data.get("served", {})))
+        coverage = Coverage(*map(int, data.get("coverage", ())))
+        return Evidence(str(data["release"]), float(data["since"]), windows, look, float(data["burst"]), coverage)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, EvidenceError):
             raise

@@ -15,7 +15,12 @@ from typing import Any, TypeVar
 from ansible_collections.progressive.istio.plugins.module_utils import _proxies
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import ProxyLook
-from ansible_collections.progressive.istio.plugins.module_utils._objects import CONTAINER, namespace_of, stays
+from ansible_collections.progressive.istio.plugins.module_utils._objects import (
+    CONTAINER,
+    VersionPod,
+    namespace_of,
+    stays,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._routes import Object, Route
 
 SELECTOR = "service.istio.io/canonical-name"  # the injector puts it on every sidecar and gateway
@@ -159,6 +164,17 @@ class Mesh:
             return ProxyLook(proxy.name, f"{unit}:{proxy.epoch}", proxy.born, series)
 
         return self._ask(proxies, question)
+
+    def served(self, pods: Mapping[str, VersionPod]) -> dict[str, ProxyLook]:
+        """What has come in at the proxies of the versions' own pods (by UID), without those that do not tell."""
+
+        def question(proxy: Proxy) -> ProxyLook:
+            body, pod = self._cluster.admin(proxy.namespace, proxy.pod, _proxies.INBOUND), pods[proxy.uid]
+            counts = _proxies.parse_inbound(body, pod.ports)
+            return ProxyLook(proxy.name, f"served:{proxy.epoch}", proxy.born, dict.fromkeys(pod.versions, counts))
+
+        answers = self._ask([proxy for proxy in self.proxies if proxy.uid in pods], question)
+        return {proxy.uid: answer for proxy, answer in answers if isinstance(answer, ProxyLook)}
 
     def healthy(self, proxies: Sequence[Proxy], backends: _proxies.Backends, version: str) -> dict[str, int | str]:
         """By ``namespace/pod``: how many healthy endpoints each proxy has for a version, or why it does not tell."""

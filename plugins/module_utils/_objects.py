@@ -123,6 +123,36 @@ def pods_of(selector: Mapping[str, str], labels: Mapping[str, str], pods: Sequen
     return [pod for pod in pods if stays(pod) and wanted.items() <= labels_of(pod).items()]
 
 
+@dataclass(frozen=True, slots=True)
+class VersionPod:
+    """A pod: which versions it belongs to (one, unless selectors overlap), and its ports that the Service leads to."""
+
+    versions: tuple[str, ...]
+    ports: frozenset[int]
+
+
+def version_pods(service: Service, pods: Sequence[Object]) -> dict[str, VersionPod]:
+    """The pods of all versions by UID."""
+    mine = {
+        name: {pod["metadata"]["uid"] for pod in pods_of(service.selector, labels, pods)}
+        for name, labels in service.subsets.items()
+    }
+    found = {}
+    for pod in pods:
+        uid = pod["metadata"]["uid"]
+        if versions := tuple(name for name, uids in mine.items() if uid in uids):
+            found[uid] = VersionPod(versions, _target_ports(service.obj, pod))
+    return found
+
+
+def _target_ports(service: Object, pod: Object) -> frozenset[int]:
+    """A name means what the pod calls so."""
+    containers = [*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or [])]
+    named = {p["name"]: p["containerPort"] for c in containers for p in c.get("ports") or [] if "name" in p}
+    wanted = [port.get("targetPort", port["port"]) for port in service["spec"].get("ports") or []]
+    return frozenset(named.get(port, 0) if isinstance(port, str) else port for port in wanted) - {0}
+
+
 def workloads(service: Service, pods: Sequence[Object]) -> dict[str, Workload]:
     """The pods of each subset: how many, how many ready, and the template they come from (the newest, if several)."""
     found = {}

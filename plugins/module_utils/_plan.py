@@ -50,6 +50,7 @@ class Want:
     adopt: bool = False
     until_step: int | None = None
     preflight: str = "enforce"
+    min_coverage: float = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,8 @@ def check_want(want: Want) -> None:
         raise ReleaseError(f"until_step is {want.until_step}; steps count from 1")
     if want.on_inconclusive not in INCONCLUSIVE:
         raise ReleaseError(f"analysis.on_inconclusive is '{want.on_inconclusive}'; one of {', '.join(INCONCLUSIVE)}")
+    if not 0 <= want.min_coverage <= 1:
+        raise ReleaseError(f"analysis.min_coverage is {want.min_coverage}; a number from 0 to 1 is needed")
     for name, value, least in (
         ("analysis.interval", want.interval, 0.2),
         ("analysis.max_wait", want.max_wait, 1),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Look, difference
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, Look, covered, difference
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict, judge, requests_to_pass
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
@@ -155,7 +155,9 @@ def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
     record = state.record
     before: Look = world.look()
     world.sleep(seconds)
-    counts = difference(before, world.look(), before.time)
+    after = world.look()
+    counts = difference(before, after, before.time)
+    coverage = Coverage(0, 0, *covered(before, after, before.time, list(state.versions)))
     total = sum(n for n, _bad in counts.values())
     programmed = world.programmed(state)
     evidence = world.load_evidence()
@@ -174,6 +176,7 @@ def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
             },
             "observed": {name: round(n / total, 4) for name, (n, _bad) in sorted(counts.items())} if total else {},
         },
+        "coverage": {"seen": coverage.seen, "served": coverage.served, "share": coverage.share},
         "requests_per_second": round(total / seconds, 1),
         "versions": {
             name: {"hash": w.version.hash, "pods": w.pods, "ready": w.ready}

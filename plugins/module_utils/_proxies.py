@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -236,32 +236,54 @@ def clusters_path(backends: Backends) -> str:
 
 
 def parse_clusters(body: bytes, backends: Backends) -> tuple[dict[str, Counts], dict[str, int]]:
-    """(counts by ``version@address``, healthy endpoints by version). The counts are attempts: retries count again.
-
-    Completed attempts (success and error), because an attempt that is still under way has no outcome yet.
-    """
-    try:
-        clusters = json.loads(body).get("cluster_statuses", [])
-    except ValueError:
-        raise ProxyError(f"clusters is not JSON: {body[:80]!r}") from None
+    """(counts by ``version@address``, healthy endpoints by version). The counts are attempts: retries count again."""
     versions = {key: version for version, key in backends.items()}
     counts: dict[str, Counts] = {}
     healthy: dict[str, int] = {}
-    for cluster in clusters:
+    for cluster in _statuses(body):
         direction, _port, subset, there = [*cluster["name"].split("|"), "", "", ""][:4]
         version = versions.get(f"{subset}|{there.rstrip(';')}")
         if direction != "outbound" or version is None:
             continue
         healthy.setdefault(version, 0)
         for endpoint in cluster.get("host_statuses", []):
-            stats = {s["name"]: int(s.get("value", 0)) for s in endpoint.get("stats", [])}
             address = (endpoint.get("address") or {}).get("socket_address") or {}
             key = f"{version}@{address.get('address', '?')}:{address.get('port_value', '')}"
-            good, bad = stats.get("rq_success", 0), stats.get("rq_error", 0)
+            requests, bad = _attempts(endpoint)
             have = counts.get(key, (0, 0))
-            counts[key] = (have[0] + good + bad, have[1] + bad)
+            counts[key] = (have[0] + requests, have[1] + bad)
             healthy[version] += _healthy(endpoint.get("health_status") or {})
     return counts, healthy
+
+
+INBOUND = "/clusters?format=json&filter=" + quote(r"^inbound\|")  # what a pod's own proxy hands on to its containers
+
+
+def parse_inbound(body: bytes, ports: Collection[int]) -> Counts:
+    """Requests, and bad ones, that a pod's proxy has handed on to these ports of the pod."""
+    requests = bad = 0
+    for cluster in _statuses(body):
+        _direction, port = [*cluster["name"].split("|"), ""][:2]
+        if port.isdecimal() and int(port) in ports:
+            for endpoint in cluster.get("host_statuses", []):
+                every, failed = _attempts(endpoint)
+                requests, bad = requests + every, bad + failed
+    return requests, bad
+
+
+def _statuses(body: bytes) -> list[Mapping[str, Any]]:
+    try:
+        found: list[Mapping[str, Any]] = json.loads(body).get("cluster_statuses", [])
+    except ValueError:
+        raise ProxyError(f"clusters is not JSON: {body[:80]!r}") from None
+    return found
+
+
+def _attempts(endpoint: Mapping[str, Any]) -> Counts:
+    """Completed attempts, and failed ones: one that is still under way has no outcome yet."""
+    stats = {s["name"]: int(s.get("value", 0)) for s in endpoint.get("stats", [])}
+    good, bad = stats.get("rq_success", 0), stats.get("rq_error", 0)
+    return good + bad, bad
 
 
 def _healthy(status: Mapping[str, Any]) -> bool:

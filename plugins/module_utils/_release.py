@@ -13,17 +13,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
 
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
-    Evidence,
-    Look,
-    burst_of,
-    carry,
-    difference,
-    totals,
-)
-from ansible_collections.progressive.istio.plugins.module_utils._gate import Gate, Health, Verdict, Window, compact
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import totals
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Adopt,
     Done,
@@ -60,13 +52,12 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Record,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import evidence, line
+from ansible_collections.progressive.istio.plugins.module_utils._watch import Watch
 
-SAVE_SECONDS = 10.0  # evidence is written at most this often, and at events
+RENEW_SECONDS = 5.0  # a third of the lease's duration
 SAY_SECONDS = 15.0  # a line of progress at least this often
 CONFIRM_SECONDS = 0.1  # between looks at the proxies while a change is on its way
-UNREADY_SECONDS = 10.0  # a canary without any ready pod for this long has failed, whatever the counters say
 UNREACHABLE_SECONDS = 120.0  # the API server may be away this long before the run gives up (the release does not)
-BASELINE_SECONDS = 10.0
 FULL = 100
 WRITE_TRIES = 20
 
@@ -78,12 +69,9 @@ class Release:
         """``continued``: an earlier pass of the same run has said where the release is."""
         self.world, self.want, self.say, self.continued = world, want, say, continued
         self.changed = False
-        self.gate = Gate(want.tolerance)
-        self.verdict: Verdict | None = None
-        self.evidence: Evidence | None = None
-        self.saved = self.renewed = float("-inf")
+        self.watch = Watch(world, want, say)
+        self.renewed = float("-inf")
         self.said = world.now()
-        self.unready_since: float | None = None
 
     # ---------------------------------------------------------------- the pass
 
@@ -120,7 +108,7 @@ class Release:
     def _act(self, decision: Start | Resume | Adopt, state: State) -> Outcome:
         if isinstance(decision, Resume):
             record = decision.record
-            self._load(record)
+            self.watch.load(record)
             if self.want.state == "aborted":
                 return self._abort(record, f"asked for by {self.world.identity()}", asked_for=True)
             if decision.changed:
@@ -149,23 +137,16 @@ class Release:
         )
         steps = ", ".join(str(step.weight) for step in record.steps)
         self.say(f"{record.stable.name} -> {record.canary.name}  release {record.id}  steps {steps} %")
-        look = self.world.look()
         # Whole seconds: pods are dated so, and one that was made in this second has all its counts ahead of it.
-        self.evidence = Evidence(record.id, float(int(now)), (), look, burst_of(look))
-        self.gate = self._gate()
+        self.watch.begin(record, float(int(now)))
         self._await_endpoints(record.canary.name)
         if record.weight == FULL:
-            self._watch_stable(record)
-        self._save(force=True)
+            self.watch.baseline(record)
+        self.watch.save(force=True)
         self._write(record, expect=state.record)
         self.say(f"to stop it by hand: {self.world.by_hand(self._observe(), record)}")
-        self.gate.begin_step(record.step, record.weight)
+        self.watch.gate.begin_step(record.step, record.weight)
         return record
-
-    def _gate(self) -> Gate:
-        """A gate that knows how many counts one bad request may make in this evidence."""
-        burst = max(self.want.tolerance.burst, self.evidence.burst if self.evidence else 1.0)
-        return Gate(replace(self.want.tolerance, burst=burst))
 
     def _await_endpoints(self, version: str) -> None:
         """No weight for a version that a client's proxy would answer with 503 because it has no endpoint of it yet."""
@@ -177,30 +158,6 @@ class Release:
                     f"{'; '.join(missing[:5])}. Look at its readiness probe, and at 'istioctl proxy-status'"
                 )
             self.world.sleep(CONFIRM_SECONDS)
-
-    def _watch_stable(self, record: Record) -> None:
-        """Before a first step to 100 %: how often stable fails, as afterwards it has no traffic to compare with."""
-        self.say(f"watches {record.stable.name} for {BASELINE_SECONDS:.0f} s before all traffic leaves it")
-        until = self.world.now() + BASELINE_SECONDS
-        while self.world.now() < until:
-            self.world.sleep(self.want.interval)
-            self._close_window(record, weight=0)
-
-    def _load(self, record: Record) -> None:
-        """Replay the stored evidence of this release; without any, it starts anew and nothing passes on old counts."""
-        stored = self.world.load_evidence()
-        if stored is None or stored.release != record.id:
-            look = self.world.look()
-            stored = Evidence(record.id, self.world.now(), (), look, burst_of(look))
-        self.evidence = stored
-        self._replay(record)
-
-    def _replay(self, record: Record) -> None:
-        """A gate that has seen all windows of the evidence."""
-        self.gate = self._gate()
-        for window in self.evidence.windows if self.evidence else ():
-            self.gate.observe(window)
-        self.gate.begin_step(record.step, record.steps[record.step].weight)
 
     # ---------------------------------------------------------------- looking
 
@@ -214,7 +171,7 @@ class Release:
             drifted = drift(state, record)
             if confirmed_at is None and not drifted:
                 confirmed_at = self._confirm(state, record, written)
-            verdict = self._judge(state, record, confirmed_at is not None and not drifted)
+            verdict = self.watch.judge(state, record, confirmed_at is not None and not drifted)
             now = self.world.now()
             if verdict.kind == "fail":
                 return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
@@ -232,7 +189,7 @@ class Release:
                 if record.step + 1 == len(record.steps):
                     return self._promote(record)
                 if self.want.until_step is not None and record.step + 1 >= self.want.until_step:
-                    self._save(force=True)
+                    self.watch.save(force=True)
                     return self._outcome(PROGRESSING, f"waits after step {self._step(record)}", record=record)
                 with contextlib.suppress(Drifted):  # the next look sees it, and holds
                     record = self._next(record)
@@ -241,10 +198,10 @@ class Release:
             if now - record.since > self.want.max_wait:
                 return self._inconclusive(record, verdict, confirmed_at is not None)
             self._progress(record, verdict)
-            self._save()
+            self.watch.save()
             self._keep_lease()
             if now >= self.deadline:
-                self._save(force=True)
+                self.watch.save(force=True)
                 return self._outcome(PROGRESSING, "", finished=False, record=record)
             fast = confirmed_at is None and now - written < self.want.interval
             self.world.sleep(CONFIRM_SECONDS if fast else self.want.interval)
@@ -254,7 +211,7 @@ class Release:
         state = self._observe()
         drifted = drift(state, record)
         confirmed = not drifted and not self.world.programmed(state).lagging
-        verdict = self._judge(state, record, confirmed)
+        verdict = self.watch.judge(state, record, confirmed)
         if verdict.kind == "fail":
             return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
         if self.world.now() - record.since > self.want.max_hold:
@@ -268,39 +225,6 @@ class Release:
             self._write(resumed, expect=record)
             return self._drive(resumed)
         return self._outcome(HELD, drifted or record.reason, failed=True, record=record)
-
-    def _judge(self, state: State, record: Record, settled: bool) -> Verdict:
-        """Close a window, and ask the gate. Not ``settled``: the weights are not yet what this step is about."""
-        look = self._close_window(record)
-        unread = ", ".join(f"{name}: {why}" for name, why in sorted(look.unread.items())[:3])
-        now = self.world.now()
-        canary, stable = state.version(record.canary.name), state.version(record.stable.name)
-        self.unready_since = None if canary.ready else self.unready_since or now
-        dead = self.unready_since is not None and now - self.unready_since >= UNREADY_SECONDS
-        self.verdict = self.gate.verdict(
-            settled and now - record.since >= record.steps[record.step].min_seconds,
-            not look.unread,
-            f"proxies that count did not answer: {unread}" if unread else "",
-            Health(canary.ready, stable.ready) if dead else None,
-        )
-        return self.verdict
-
-    def _close_window(self, record: Record, weight: int | None = None) -> Look:
-        """Look, and take what was counted since the last look into the evidence."""
-        if self.evidence is None:
-            raise RuntimeError("a window needs a first look")
-        before, look = self.evidence.look, carry(self.evidence.look, self.world.look())
-        if burst_of(look) > self.evidence.burst:  # a proxy that counts attempts has sent its first request
-            self.evidence = replace(self.evidence, burst=burst_of(look))
-            self._replay(record)
-        counts = difference(before, look, self.evidence.since)
-        n_c, x_c = counts.get(record.canary.name, (0, 0))
-        n_b, x_b = counts.get(record.stable.name, (0, 0))
-        weight = record.steps[record.step].weight if weight is None else weight
-        window = Window(record.step, weight, max(0.0, look.time - before.time), n_c, x_c, n_b, x_b)
-        self.evidence = replace(self.evidence, windows=tuple(compact((*self.evidence.windows, window))), look=look)
-        self.gate.observe(window)
-        return look
 
     def _confirm(self, state: State, record: Record, written: float) -> float | None:
         answer = self.world.programmed(state)
@@ -322,10 +246,10 @@ class Release:
     # ---------------------------------------------------------------- acting
 
     def _next(self, record: Record) -> Record:
-        self._save(force=True)
+        self.watch.save(force=True)
         following = record.at(record.step + 1, self.world.now())
         self._write(following, expect=record)
-        self.gate.begin_step(following.step, following.weight)
+        self.watch.gate.begin_step(following.step, following.weight)
         return following
 
     def _settle(self, record: Record, state: State, drifted: str) -> Record | Outcome:
@@ -337,16 +261,16 @@ class Release:
             return self._abort(record, drifted)
         adopted = record.at(step_for(record.steps, share), self.world.now())
         self._write(adopted, expect=record, force=True)
-        self.gate.begin_step(adopted.step, adopted.weight)
+        self.watch.gate.begin_step(adopted.step, adopted.weight)
         self.say(f"step {self._step(adopted)}  ADOPTED  {drifted}")
         return adopted
 
     def _promote(self, record: Record) -> Outcome:
-        reason = self.verdict.reason if self.verdict else ""
+        reason = self.watch.verdict.reason if self.watch.verdict else ""
         ended = record.ended(PROMOTED, self.world.now(), reason)
-        self._save(force=True)
+        self.watch.save(force=True)
         self._write(ended, expect=record, move=False)
-        self.say(f"PROMOTED  {record.canary.name} has all traffic  {totals(self.evidence)}")
+        self.say(f"PROMOTED  {record.canary.name} has all traffic  {totals(self.watch.evidence)}")
         return self._outcome(PROMOTED, f"{record.canary.name} has all traffic", record=ended)
 
     def _abort(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
@@ -370,14 +294,14 @@ class Release:
         self.say(f"ABORTED  {took}  {reason}")
         if lagging:
             self.say(f"ABORTED  still with the old weight: {'; '.join(lagging[:5])}")
-        self._close_window(ended)  # until weight 0 was reached, so that the evidence holds every failed answer
-        self._save(force=True)
+        self.watch.close_window(ended)  # until weight 0 was reached, so that the evidence holds every failed answer
+        self.watch.save(force=True)
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self._outcome(ABORTED, text, failed=not asked_for, record=ended)
 
     def _hold(self, record: Record, reason: str) -> Outcome:
         held = record.ended(HELD, self.world.now(), reason)
-        self._save(force=True)
+        self.watch.save(force=True)
         self._write(held, expect=record, move=False, force=True)
         self.say(f"HELD  step {self._step(record)}  {reason}")
         return self._outcome(HELD, reason, failed=True, record=held)
@@ -444,20 +368,9 @@ class Release:
                     self.say(f"NO ANSWER from the API server; weights stay as they are  {error}")
                 self.world.sleep(self.want.interval)
 
-    def _save(self, force: bool = False) -> None:
-        now = self.world.now()
-        if self.evidence and (force or now - self.saved >= SAVE_SECONDS):
-            if not self.world.alive():
-                raise Orphaned
-            try:
-                self.world.save_evidence(self.evidence)
-                self.saved = now
-            except (Unreachable, Lost):
-                pass  # tried again at the next look; until then a killed run loses windows, and invents none
-
     def _keep_lease(self) -> None:
         now = self.world.now()
-        if now - self.renewed < SAVE_SECONDS / 2:
+        if now - self.renewed < RENEW_SECONDS:
             return
         if not self.world.alive():
             raise Orphaned
@@ -473,7 +386,10 @@ class Release:
         now = self.world.now()
         if force or now - self.said >= SAY_SECONDS:
             self.said = now
-            self.say(f"step {self._step(record)}  {line(verdict, record.canary.name, record.stable.name)}")
+            text = line(verdict, record.canary.name, record.stable.name)
+            coverage = self.watch.coverage.say()
+            more = f"  {coverage}" if coverage not in text else ""
+            self.say(f"step {self._step(record)}  {text}{more}")
 
     def _step(self, record: Record) -> str:
         return f"{record.step + 1}/{len(record.steps)}  {record.steps[record.step].weight} %"
@@ -495,6 +411,6 @@ class Release:
             self.changed,
             record.weight if record else weight or 0,
             record,
-            self.verdict,
-            self.evidence,
+            self.watch.verdict,
+            self.watch.evidence,
         )

@@ -25,8 +25,10 @@ from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
 from ansible_collections.progressive.istio.plugins.module_utils._objects import (
     Finding,
     Service,
+    VersionPod,
     View,
     record_of,
+    version_pods,
     versions_by_service,
     workloads,
 )
@@ -175,6 +177,7 @@ class LiveWorld:
         self.mesh = Mesh(cluster)
         self._service: Service | None = None
         self._pods: Sequence[Mapping[str, Any]] = []
+        self._version_pods: Mapping[str, VersionPod] = {}
         self._read_at = self._swept_at = float("-inf")
         self._last_look: Look | None = None
         self._confirmed: tuple[str, set[str], float] = ("", set(), 0.0)
@@ -211,6 +214,7 @@ class LiveWorld:
             self._service = find_service(self.cluster, self.namespace, self.name, self.kind)
             selector = ",".join(f"{k}={v}" for k, v in sorted(self._service.selector.items()))
             self._pods = self.cluster.select("v1", self.namespace, "pods", selector)
+            self._version_pods = version_pods(self._service, self._pods)
             self.mesh.refresh()
         self._read_at = now
 
@@ -352,7 +356,9 @@ class LiveWorld:
             return known is None or known.counted
 
         asked = [proxy for proxy in self.mesh.proxies if everyone or counts(proxy)]
-        for proxy, answer in self.mesh.counters(asked, service.backends):
+        counted = self.mesh.counters(asked, service.backends)
+        served = self.mesh.served(self._version_pods)
+        for proxy, answer in counted:
             if isinstance(answer, ProxyLook):
                 looks[proxy.uid] = answer
             elif proxy.should_answer and counts(proxy):
@@ -361,7 +367,8 @@ class LiveWorld:
             for proxy in self.mesh.proxies:
                 if proxy.uid not in looks and proxy.uid in before.proxies and proxy.uid not in unread:
                     looks[proxy.uid] = before.proxies[proxy.uid]
-        self._last_look = Look(self.cluster.now(), looks, unread)
+            served = {**{uid: look for uid, look in before.served.items() if uid in self._version_pods}, **served}
+        self._last_look = Look(self.cluster.now(), looks, unread, served)
         return self._last_look
 
     # ------------------------------------------------------------ evidence

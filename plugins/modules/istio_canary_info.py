@@ -58,6 +58,22 @@ weights:
   description: Intended and applied weights by version, how many proxies run them, and each version's share of requests.
   returned: success
   type: dict
+coverage:
+  description:
+    - Of the requests that the versions' own proxies C(served) while it looked, how many the clients' proxies were
+      C(seen) to send, and the C(share) of them (0..1), None if too few came in to tell.
+  returned: success
+  type: dict
+  contains:
+    seen:
+      description: Requests that the clients' proxies counted.
+      type: int
+    served:
+      description: Requests that the versions' proxies counted.
+      type: int
+    share:
+      description: The former by the latter, at most 1.
+      type: float
 requests_per_second:
   description: Requests to all versions while it looked.
   returned: success

@@ -20,7 +20,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._evidence import
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, State, Want, Workload
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
-from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Version, loads
+from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Step, Version, loads
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
 
 Rate = Callable[[float], float]  # bad requests per request, by time
@@ -83,6 +83,8 @@ class Mesh:
         self.lease: tuple[str, float] | None = None
         self.clients = [Client(f"client-{i}", 0.0, dict(self.weights)) for i in range(clients)]
         self.served: dict[str, list[int]] = {name: [0, 0] for name in self.weights}
+        self.unseen = 0.0  # requests of clients without a sidecar, per request of the others
+        self.came_in = dict.fromkeys(self.weights, 0)  # what the versions' own proxies count
         self.writes: list[tuple[str, dict[str, int], str]] = []
         self.away_until = 0.0
         self.findings: list[Finding] = []
@@ -105,6 +107,7 @@ class Mesh:
                 counts[1] += bad
                 self.served[name][0] += mine
                 self.served[name][1] += bad
+                self.came_in[name] += mine + binomial(self.rng, mine, self.unseen)
                 n -= mine
                 total -= weight
                 if total <= 0:
@@ -242,7 +245,9 @@ class Runner:
             else:
                 series = {name: (n, x) for name, (n, x) in c.counts.items()}
                 proxies[c.uid] = ProxyLook(c.uid, f"requests:{c.epoch}", c.born, series)
-        return Look(self.mesh.time, proxies, unread)
+        epoch = "served:0"
+        served = {f"pod-{v}": ProxyLook(v, epoch, 0.0, {v: (n, 0)}) for v, n in self.mesh.came_in.items()}
+        return Look(self.mesh.time, proxies, unread, served)
 
     def by_hand(self, state: State, record: Record) -> str:
         return f"kubectl patch: {record.stable.name} 100"
@@ -289,3 +294,23 @@ class Runner:
         """One pass of this run."""
         self.passes += 1
         return Release(self, want, self.said.append, continued=self.passes > 1).run(budget)
+
+
+STEPS = (Step(10, 5), Step(50, 5), Step(100, 5))
+WANT = Want("v2", steps=STEPS, max_wait=900)
+
+
+def steady(rate: float) -> Rate:
+    return lambda _time: rate
+
+
+def check_end(mesh: Mesh, outcome: Outcome) -> None:
+    """What is true after every release that ended."""
+    phase = {"promoted": 100, "aborted": 0}[outcome.phase]
+    assert mesh.weights == {"v1": 100 - phase, "v2": phase, "old": 0}
+    record = mesh.record()
+    assert record is not None
+    assert record.phase == outcome.phase
+    assert mesh.foreign == {"headers": {"x-team": "other"}, "timeout": "3s"}
+    assert mesh.lease is None or mesh.lease[1] <= mesh.time  # a killed run leaves a lease that runs out
+    assert len({w[0] for w in mesh.writes}) >= 1

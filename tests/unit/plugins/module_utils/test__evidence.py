@@ -14,12 +14,14 @@ from ansible_collections.progressive.istio.plugins.module_utils._evidence import
     FORMAT,
     MAX_BYTES,
     Counts,
+    Coverage,
     Evidence,
     EvidenceError,
     Look,
     ProxyLook,
     burst_of,
     carry,
+    covered,
     difference,
     dumps,
     loads,
@@ -181,6 +183,39 @@ def _snapshot(state: dict[str, dict[str, Any]], time: float, silent: tuple[str, 
 WINDOWS = (Window(0, 10, 1.0, 5, 0, 45, 0), Window(0, 10, 1.0, 5, 1, 45, 0), Window(1, 50, 2.0, 50, 0, 50, 1))
 
 
+def served(**series: Counts) -> dict[str, ProxyLook]:
+    return {version: ProxyLook("ns/pod", "served:0", OLD, {version: counts}) for version, counts in series.items()}
+
+
+def test_coverage_is_what_was_seen_of_what_was_served() -> None:
+    before = Look(START, {"a": proxy(v1=(10, 0), v2=(5, 0))}, {}, served(v1=(100, 0), v2=(50, 0)))
+    after = Look(START + 5, {"a": proxy(v1=(100, 0), v2=(15, 0))}, {}, served(v1=(200, 1), v2=(70, 0)))
+    assert covered(before, after, START, ["v1", "v2"]) == (100, 120)
+    assert covered(before, after, START, ["v1"]) == (90, 100)
+
+
+def test_a_version_without_proxies_of_its_own_says_nothing_about_coverage() -> None:
+    before = Look(START, {"a": proxy(v1=(10, 0), v2=(5, 0))}, {}, served(v1=(100, 0)))
+    after = Look(START + 5, {"a": proxy(v1=(100, 0), v2=(15, 0))}, {}, served(v1=(190, 1)))
+    assert covered(before, after, START, ["v1", "v2"]) == (90, 90)
+    assert covered(Look(START, {}, {}), Look(START, {"a": proxy(v1=(10, 0))}, {}), START, ["v1", "v2"]) == (0, 0)
+
+
+def test_coverage_adds_up_over_a_step_and_begins_anew_with_the_next() -> None:
+    coverage = Coverage().plus(0, 10, 10, 20).plus(0, 10, 80, 80)
+    assert (coverage.seen, coverage.served, coverage.share) == (90, 100, 0.9)
+    assert coverage.say() == "coverage 90 %"
+    assert coverage.lack(0.9) == ""
+    assert coverage.lack(0.95).startswith("coverage 90 %, 95 % needed: the versions served 100 requests, the proxies")
+    assert coverage.plus(1, 50, 20, 30) == Coverage(1, 50, 20, 30)
+
+
+def test_a_handful_of_requests_tells_no_coverage_and_more_seen_than_served_is_all() -> None:
+    assert Coverage(0, 10, 0, 29).share is None
+    assert (Coverage(0, 10, 0, 29).say(), Coverage(0, 10, 0, 29).lack(1.0)) == ("", "")
+    assert Coverage(0, 10, 31, 30).share == 1.0
+
+
 def test_round_trip() -> None:
     evidence = Evidence("9f3c", START, WINDOWS, look(a=proxy(v1=(10, 1)), b=proxy("attempts:1", v2_x=(3, 3))), 3.0)
     assert loads(dumps(evidence)) == evidence
@@ -229,7 +264,9 @@ def test_evidence_that_cannot_be_used(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("field", ["release", "since", "burst", "time", "windows", "proxies", "idle"])
+@pytest.mark.parametrize(
+    "field", ["release", "since", "burst", "time", "windows", "proxies", "idle", "served", "coverage"]
+)
 @pytest.mark.parametrize("value", [None, 5, "x", [[1]], {"a": 1}])
 def test_an_edited_field_is_refused_or_harmless(field: str, value: Any) -> None:
     data = json.loads(dumps(Evidence("9f3c", START, WINDOWS, look(a=proxy(v1=(10, 1))))))

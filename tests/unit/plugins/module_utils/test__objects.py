@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import proxy_of
 from ansible_collections.progressive.istio.plugins.module_utils._objects import (
     Service,
+    VersionPod,
     proxy_kind,
     record_of,
+    version_pods,
     versions_by_service,
     workloads,
 )
@@ -50,6 +53,20 @@ def pod(kind: str = "app", **changes: Any) -> dict[str, Any]:
     labels = {**meta["labels"], **{key.replace("_", "-"): value for key, value in changes.items()}}
     meta["labels"] = {key: value for key, value in labels.items() if value is not None}
     return found
+
+
+def test_the_pods_of_the_versions_and_their_ports() -> None:
+    obj = {
+        "metadata": {"name": "app-1", "namespace": "namespace-1"},
+        "spec": {"ports": [{"port": 80, "targetPort": "web"}, {"port": 81, "targetPort": 8081}, {"port": 82}]},
+    }
+    subsets = {"v1": {"version": "v1"}, "all": {}, "v9": {"version": "v9"}}
+    named = pod()
+    named["spec"]["containers"].append({"name": "web", "ports": [{"name": "web", "containerPort": 8080}]})
+    other = pod(app="other")
+    other["metadata"]["uid"] = "other"
+    found = version_pods(replace(SERVICE, obj=obj, subsets=subsets), [named, other])
+    assert list(found.values()) == [VersionPod(("v1", "all"), frozenset({8080, 8081, 82}))]
 
 
 def plain_service(name: str, **selector: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._proxies import 
     envoy_routes,
     lag,
     parse_clusters,
+    parse_inbound,
     parse_stats,
     parse_syncz,
     routes_path,
@@ -394,6 +395,24 @@ def test_a_retried_request_is_one_request_and_two_attempts() -> None:
     counts, _healthy = parse_clusters(dumped(dump), BACKENDS)
     assert counts["v2@10.244.0.8:8080"] == (1, 0)
     assert counts["v2@10.244.0.99:8080"] == (1, 1)
+
+
+def test_what_comes_in_counts_by_the_ports_of_the_pod() -> None:
+    def cluster(name: str, **stats: str) -> dict[str, Any]:
+        return {"name": name, "host_statuses": [{"stats": [{"name": k, "value": v} for k, v in stats.items()]}]}
+
+    body = dumped(
+        {
+            "cluster_statuses": [
+                cluster("inbound|8080||", rq_success="40", rq_error="2", rq_total="43"),
+                cluster("inbound|9090||", rq_success="7", rq_total="7"),
+                {"name": "inbound|8081||"},
+                cluster("InboundPassthroughCluster", rq_success="5"),
+            ]
+        }
+    )
+    assert parse_inbound(body, {8080, 8081}) == (42, 2)
+    assert parse_inbound(body, {8081}) == (0, 0)
 
 
 @pytest.mark.parametrize(
