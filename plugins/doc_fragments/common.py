@@ -74,6 +74,16 @@ options:
       - Found by the canary's subset, or, for a new version, the route without C(match).
     type: str
     default: ''
+  other_route_objects:
+    description:
+      - More route objects that send requests to the same two versions, and are to move along. For example the
+        VirtualService of an ingress gateway beside the one of the mesh. Each C(name), or C(namespace/name).
+      - The first route object has the record; the others follow it, and are verified and watched like it. Of each, the
+        one route that can carry the version is taken.
+      - A release that is on record knows its own.
+    type: list
+    elements: str
+    default: []
   analysis:
     description: How the release is judged.
     type: dict

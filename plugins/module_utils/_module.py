@@ -22,6 +22,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
 )
 from ansible_collections.progressive.istio.plugins.module_utils._record import RecordError, Step
 from ansible_collections.progressive.istio.plugins.module_utils._routes import RouteError
+from ansible_collections.progressive.istio.plugins.module_utils._world import Target
 
 ANALYSIS_SPEC: Mapping[str, Any] = {
     "tolerance_ratio": {"type": "float", "default": 1.5},
@@ -34,6 +35,24 @@ ANALYSIS_SPEC: Mapping[str, Any] = {
     "max_hold": {"type": "float", "default": 3600.0},
     "on_inconclusive": {"type": "str", "choices": ["hold", "abort", "promote"], "default": "hold"},
 }
+
+
+RELEASE_SPEC: Mapping[str, Any] = {
+    "namespace": {"type": "str", "required": True},
+    "name": {"type": "str", "required": True},
+    "canary_version": {"type": "str", "default": ""},
+    "route_kind": {"type": "str", "choices": ["VirtualService", "HTTPRoute"], "default": "VirtualService"},
+    "route_object": {"type": "str", "default": ""},
+    "route": {"type": "str", "default": ""},
+    "other_route_objects": {"type": "list", "elements": "str", "default": []},
+    "analysis": {"type": "dict", "default": {}, "options": dict(ANALYSIS_SPEC)},
+}
+
+
+def target(params: Mapping[str, Any]) -> Target:
+    """Which service the options of RELEASE_SPEC mean."""
+    names = ("namespace", "name", "canary_version", "route_kind", "route_object", "route", "other_route_objects")
+    return Target(*(params[name] for name in names))
 
 
 def connect(module: AnsibleModule) -> _cluster.Cluster:

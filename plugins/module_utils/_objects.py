@@ -195,6 +195,7 @@ class View:
     canaries: Sequence[Object] = ()
     rollouts: Sequence[Object] = ()
     unseen: Mapping[str, str] = field(default_factory=dict)
+    others: frozenset[str] = frozenset()  # route objects that the release moves as well, ``namespace/name``
 
     @property
     def home(self) -> str:

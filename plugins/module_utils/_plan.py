@@ -68,6 +68,21 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class Other:
+    """One more route object of the service: it has the same two versions, and follows the one with the record."""
+
+    key: str  # namespace/name
+    where: str
+    weights: Mapping[str, int]
+    manager: str
+    token: object = None
+
+    def has(self, weights: Mapping[str, int]) -> bool:
+        """Whether it gives these weights to these versions."""
+        return all(self.weights.get(name, 0) == weight for name, weight in weights.items())
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """What the World shows: the route's effective weights by subset, the record on it, and the versions' pods."""
 
@@ -80,11 +95,11 @@ class State:
     versions: Mapping[str, Workload]
     token: object = None  # the World's own: what a write is based on
     aliases: Mapping[str, str] = field(default_factory=dict)  # what else the versions may be called by the user
+    others: tuple[Other, ...] = ()
 
     def weight_of(self, version: str) -> int:
         """The share of a version in percent of the route's weights, rounded."""
-        total = sum(self.weights.values())
-        return round(100 * self.weights.get(version, 0) / total) if total else 0
+        return _share(self.weights, version)
 
     def version(self, name: str) -> Workload:
         """The version's pods; none at all when its subset is gone."""
@@ -221,7 +236,7 @@ def admit(want: Want, state: State) -> Decision:
         )
     others = {name: weight for name, weight in state.weights.items() if name != want.canary}
     if state.weights.get(want.canary, 0) and not any(others.values()):
-        return Done(PROMOTED, f"{want.canary} has all traffic already")
+        return _together(state, want.canary) or Done(PROMOTED, f"{want.canary} has all traffic already")
     stable = _known(state, _stable(want, state, others))
     given, share = state.weights.get(want.canary, 0), state.weight_of(want.canary)
     if given and not want.adopt:
@@ -237,9 +252,51 @@ def admit(want: Want, state: State) -> Decision:
             f"no pod of {want.canary} or {stable.version.name} has an Istio sidecar; weights need them. "
             "Label the namespace for injection (istio-injection=enabled or istio.io/rev) and restart its workloads"
         )
+    if refused := _together(state, want.canary):
+        return refused
     if not given:
         return Start(stable.version, canary.version)
     return Adopt(stable.version, canary.version, step_for(want.steps, share))
+
+
+def _together(state: State, canary: str) -> Refuse | None:
+    """A release begins where all route objects of the service say the same of the canary."""
+    share = state.weight_of(canary)
+    for other in state.others:
+        there = _share(other.weights, canary)
+        if there != share:
+            return Refuse(
+                "refused",
+                f"{other.where} gives {canary} {there} %, and {state.where} {share} %; they are released together: "
+                f"give it {share} % there, too (istio_weight)",
+            )
+    return None
+
+
+def behind(state: State, record: Record) -> tuple[Other, ...]:
+    """The other route objects that do not have the weights of the record yet."""
+    return tuple(other for other in state.others if not other.has(record.weights()))
+
+
+def strayed(state: State, record: Record, arrived: bool) -> str:
+    """What to say when another route object has weights that somebody else has set, or nothing.
+
+    A run that was killed may have left it one step behind; one that has ``arrived`` at this step has left nothing.
+    Where a release was taken back, it may be at any of its steps.
+    """
+    if record.phase == ABORTED:
+        known = [record.at(step, 0.0).weights() for step in range(len(record.steps))]
+    elif arrived:
+        known = []
+    else:
+        known = [record.at(record.step - 1, 0.0).weights() if record.step else {record.canary.name: 0}]
+    for other in state.others:
+        if not any(other.has(weights) for weights in (record.weights(), *known)):
+            return (
+                f"drift: {other.where} says {_said(other.weights)}, this release sets {_said(record.weights())}; "
+                f"last written by {other.manager}"
+            )
+    return ""
 
 
 def step_for(steps: tuple[Step, ...], share: int) -> int:
@@ -252,9 +309,17 @@ def drift(state: State, record: Record) -> str:
     want = record.weights()
     if all(state.weights.get(name) == weight for name, weight in want.items()):
         return ""
-    there = ", ".join(f"{name} {weight}" for name, weight in sorted(state.weights.items()))
-    ours = ", ".join(f"{name} {weight}" for name, weight in sorted(want.items()))
+    there, ours = _said(state.weights), _said(want)
     return f"drift: the route says {there}, this release set {ours}; last written by {state.manager}"
+
+
+def _said(weights: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {weight}" for name, weight in sorted(weights.items()))
+
+
+def _share(weights: Mapping[str, int], version: str) -> int:
+    total = sum(weights.values())
+    return round(100 * weights.get(version, 0) / total) if total else 0
 
 
 def _running(want: Want, state: State, record: Record) -> Decision:

@@ -209,7 +209,8 @@ def _bypasses(view: View) -> Iterable[Finding]:
             if host_of(d.host, place) == view.service.host
         ]
         gateways = [gateway for gateway in gateways_of(vs) if gateway != MESH]
-        if view.is_ours(vs) or not there or (not gateways and pattern_of(vs, view.service.host)):
+        moved = view.is_ours(vs) or key_of(vs) in view.others
+        if moved or not there or (not gateways and pattern_of(vs, view.service.host)):
             continue
         if gateways:
             way = f"by gateway {some(gateways)}"
@@ -219,7 +220,7 @@ def _bypasses(view: View) -> Iterable[Finding]:
         how = "with weights of its own, which a release does not move" if ours else "without subsets of the release"
         yield warning(
             f"VirtualService {key_of(vs)} sends what comes {way} to {view.name} {how}: that traffic does not follow "
-            "the weights; let the released VirtualService route it, or leave it if that is meant",
+            "the weights; release it along (other_route_objects), or leave it if that is meant",
         )
 
 

@@ -111,10 +111,10 @@ def _line(world: LiveWorld, state: State, want: Want, record: Record, rate: floa
         "step": record.step + 1,
         "phase": record.phase,
         "weights": record.weights(),
-        "patch": [
-            op for op in world.patch_for(token, record) if op["op"] != "test" and "resourceVersion" not in op["path"]
-        ],
+        "patch": _visible(world.patch_for(token, record)),
     }
+    if state.others:
+        line["others"] = {other.where: _visible(world.follow_patch(other, record)) for other in state.others}
     if record.phase == PROGRESSING:
         needed = requests_to_pass(want.tolerance, weight=min(record.weight, 99)) or 0
         seconds = needed / (rate * record.weight / 100) if rate else None
@@ -133,15 +133,27 @@ def _line(world: LiveWorld, state: State, want: Want, record: Record, rate: floa
     return line
 
 
-def _diff(world: LiveWorld, state: State, record: Record) -> dict[str, Any]:
+def _visible(patch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a patch changes, without what guards it."""
+    return [op for op in patch if op["op"] != "test" and "resourceVersion" not in op["path"]]
+
+
+def _diff(world: LiveWorld, state: State, record: Record) -> dict[str, Any] | list[dict[str, Any]]:
+    """Of the next write: one, or one for each route object."""
     token = token_of(state)
-    after = apply_patch(token.obj, world.patch_for(token, record))
-    return {
-        "before": _quiet(token.obj),
-        "after": _quiet(after),
-        "before_header": state.where,
-        "after_header": state.where,
-    }
+    patches = {state.where: (token, world.patch_for(token, record))}
+    for other in state.others:
+        patches[other.where] = (token_of(other), world.follow_patch(other, record))
+    diffs = [
+        {
+            "before": _quiet(token.obj),
+            "after": _quiet(apply_patch(token.obj, patch)),
+            "before_header": where,
+            "after_header": where,
+        }
+        for where, (token, patch) in patches.items()
+    ]
+    return diffs if state.others else diffs[0]
 
 
 def _quiet(obj: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,6 +181,7 @@ def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
         "weights": {
             "intended": record.weights() if record else None,
             "applied": dict(state.weights),
+            "others": {other.where: dict(other.weights) for other in state.others},
             "programmed": {
                 "asked": programmed.asked,
                 "programmed": programmed.programmed,
@@ -224,4 +237,5 @@ def _record(record: Record | None) -> dict[str, Any] | None:
         "since": record.since,
         "by": record.by,
         "reason": record.reason,
+        "others": list(record.others),
     }

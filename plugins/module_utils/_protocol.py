@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
-from ansible_collections.progressive.istio.plugins.module_utils._plan import State
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, State
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record
 
 
@@ -80,6 +80,9 @@ class World(Protocol):
 
     def write(self, state: State, record: Record, move: bool) -> None:
         """Record and, with ``move``, its weights in one patch on what ``state`` read. Raises Conflict or Lost."""
+
+    def follow(self, other: Other, record: Record) -> None:
+        """The record's weights on another route object, as ``other`` was read. Raises Conflict or Lost."""
 
     def programmed(self, state: State) -> Programmed:
         """Compare the proxies with the weights that ``state`` read."""

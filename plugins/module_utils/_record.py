@@ -55,6 +55,7 @@ class Record:
     since: float
     by: str = ""
     reason: str = ""
+    others: tuple[str, ...] = ()  # ``namespace/name`` of the route objects that follow the one with this record
 
     @property
     def weight(self) -> int:
@@ -93,6 +94,7 @@ def loads(text: str) -> Record:
     try:
         data["stable"], data["canary"] = Version(**data["stable"]), Version(**data["canary"])
         data["steps"] = tuple(Step(**step) for step in data["steps"])
+        data["others"] = tuple(data.get("others", ()))
         record = Record(**data)
     except (KeyError, TypeError) as error:
         raise RecordError(_broken(str(error))) from None
@@ -102,9 +104,9 @@ def loads(text: str) -> Record:
 
 def _check(record: Record) -> None:
     """Raise RecordError, naming the field, for what nobody but an editor can have written."""
-    texts = (record.id, record.uid, record.by, record.reason, *asdict(record.stable).values())
+    texts = (record.id, record.uid, record.by, record.reason, *record.others, *asdict(record.stable).values())
     if not all(isinstance(text, str) for text in (*texts, *asdict(record.canary).values())):
-        raise RecordError(_broken("id, uid, by, reason, stable and canary hold text"))
+        raise RecordError(_broken("id, uid, by, reason, others, stable and canary hold text"))
     numbers: list[tuple[str, Any]] = [("step", record.step), *(("weight", s.weight) for s in record.steps)]
     for name, number in numbers:
         if not isinstance(number, int) or isinstance(number, bool):

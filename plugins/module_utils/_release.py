@@ -27,11 +27,13 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     State,
     Want,
     admit,
+    behind,
     drift,
     newer_canary,
     require_clients,
     resolve,
     step_for,
+    strayed,
     taken_over,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
@@ -71,6 +73,7 @@ class Release:
         self.changed = False
         self.watch = Watch(world, want, say)
         self.renewed = float("-inf")
+        self.arrived: int | None = None  # the step that all route objects were seen at
         self.said = world.now()
 
     # ---------------------------------------------------------------- the pass
@@ -80,6 +83,7 @@ class Release:
         self.deadline = self.world.now() + budget
         state = self._observe(UNREACHABLE_SECONDS if self.continued else 0.0)
         self.want = resolve(self.want, state)
+        state = self._repair(state)
         decision = admit(self.want, state)
         if isinstance(decision, Refuse):
             return self._outcome(decision.phase, decision.text, failed=True, weight=state.weight_of(self.want.canary))
@@ -134,6 +138,7 @@ class Release:
             now,
             now,
             self.world.identity(),
+            others=tuple(other.key for other in state.others),
         )
         steps = ", ".join(str(step.weight) for step in record.steps)
         self.say(f"{record.stable.name} -> {record.canary.name}  release {record.id}  steps {steps} %")
@@ -168,7 +173,10 @@ class Release:
             state = self._observe()
             if state.record != record:
                 raise Stopped(taken_over(state, record))
-            drifted = drift(state, record)
+            drifted = drift(state, record) or strayed(state, record, self.arrived == record.step)
+            if not drifted and behind(state, record):
+                state, confirmed_at = self._follow(record, state), None
+            self.arrived = record.step if not drifted else self.arrived
             if confirmed_at is None and not drifted:
                 confirmed_at = self._confirm(state, record, written)
             verdict = self.watch.judge(state, record, confirmed_at is not None and not drifted)
@@ -209,8 +217,8 @@ class Release:
     def _look_again(self, record: Record) -> Outcome:
         """A held release looks once: it goes on, is taken back, or stays held without a single write."""
         state = self._observe()
-        drifted = drift(state, record)
-        confirmed = not drifted and not self.world.programmed(state).lagging
+        drifted = drift(state, record) or strayed(state, record, arrived=False)
+        confirmed = not drifted and not behind(state, record) and not self.world.programmed(state).lagging
         verdict = self.watch.judge(state, record, confirmed)
         if verdict.kind == "fail":
             return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
@@ -255,7 +263,8 @@ class Release:
     def _settle(self, record: Record, state: State, drifted: str) -> Record | Outcome:
         """What the user wants done about somebody else's weights; a canary without any is not given traffic again."""
         share, wish = state.weight_of(record.canary.name), self.want.on_drift
-        if wish == "hold":
+        elsewhere = not drift(state, record)  # on another route object, whose share is not the release's
+        if wish == "hold" or (wish == "adopt" and elsewhere):
             return self._hold(record, drifted)
         if wish == "abort" or not share:
             return self._abort(record, drifted)
@@ -276,13 +285,15 @@ class Release:
     def _abort(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
         """All weight to stable first; everything else afterwards. From whatever weights are there."""
         decided = self.world.now()
-        stable = self._observe().version(record.stable.name)
+        before = self._observe()
+        stable = before.version(record.stable.name)
         if not stable.ready:
             return self._hold(record, f"{reason}; but {stable.version.name} has no ready pod to go back to")
         ended = record.ended(ABORTED, decided, reason)
         drifted = self._write(ended, expect=record, force=True)
-        if drifted:
-            self.say(f"overruled a {drifted}")
+        for text in filter(None, (drifted, strayed(before, record, self.arrived == record.step))):
+            self.say(f"overruled a {text}")
+        self._follow(ended, self._observe())
         lagging: tuple[str, ...] = ()
         while True:
             answer = self.world.programmed(self._observe())
@@ -319,6 +330,36 @@ class Release:
                 return self._promote(record)
             return self._drive(self._next(record))
         return self._hold(record, reason)
+
+    def _follow(self, record: Record, state: State) -> State:
+        """Bring the other route objects to where the record is; the state after it."""
+        tries = WRITE_TRIES + len(state.others)
+        while late := behind(state, record):
+            if state.record != record:
+                raise Stopped(taken_over(state, record))
+            if not tries:
+                raise ReleaseError(f"{late[0].where} could not be written in {WRITE_TRIES} tries; it does not follow")
+            tries -= 1
+            if not self.world.alive():
+                raise Orphaned
+            try:
+                self.world.follow(late[0], record)
+                self.changed = True
+            except Lost:
+                self.world.sleep(self.want.interval)
+            except Conflict:
+                pass  # read again, decide again
+            state = self._observe()
+        return state
+
+    def _repair(self, state: State) -> State:
+        """A run that was killed while it took a release back has left other route objects with weights of that."""
+        record = state.record
+        if not record or record.phase != ABORTED or strayed(state, record, arrived=False):
+            return state
+        for other in behind(state, record):
+            self.say(f"{other.where} goes back to {record.stable.name}, too: it was left over by a run that ended")
+        return self._follow(record, state)
 
     def _write(self, record: Record, expect: Record | None, move: bool = True, force: bool = False) -> str:
         """Write the record (and its weights), once, or know that it happened. Returns the drift that was overruled."""

@@ -15,6 +15,7 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _record, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._lease import WRITES, Lease, metadata_of
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
     NETWORKING,
     Mesh,
@@ -32,24 +33,21 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     versions_by_service,
     workloads,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, State
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, ReleaseError, State
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
-from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, HELD, PROGRESSING, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import (
+    ANNOTATION,
+    HELD,
+    PROGRESSING,
+    PROMOTED,
+    Record,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 
-LEASES = "coordination.k8s.io/v1"
-LEASE_SECONDS = 15
 SLOW_READ_SECONDS = 2.0  # pods, Service and DestinationRule are read at most this often
 EXPLAIN_SECONDS = 5.0  # istiod is asked about a proxy that has not run a change for so long
 SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often
-WRITES = (
-    ("create", "", "configmaps"),
-    ("update", "", "configmaps"),
-    ("create", "coordination.k8s.io", "leases"),
-    ("update", "coordination.k8s.io", "leases"),
-)
-PROCESS = "progressive.istio/process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +58,8 @@ class Token:
     route: _routes.Route
 
 
-def token_of(state: State) -> Token:
-    """What a state of the LiveWorld was read from."""
+def token_of(state: State | Other) -> Token:
+    """What a state of the LiveWorld, or another route object in it, was read from."""
     if not isinstance(state.token, Token):
         raise TypeError("this state does not come from a cluster")
     return state.token
@@ -154,24 +152,34 @@ class Programmed:
     lagging: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which service, and where its weights stand: options of the modules."""
+
+    namespace: str
+    name: str
+    canary: str
+    route_kind: str
+    route_object: str
+    route: str
+    others: Sequence[str]
+
+
 class LiveWorld:
     """One service in one cluster, seen by one run. Implements ``_release.World``."""
 
     def __init__(
         self,
         cluster: Cluster,
-        namespace: str,
-        name: str,
-        canary: str,
-        route_kind: str,
-        route_object: str,
-        route: str,
+        target: Target,
         run: Run,
         say: Callable[[str], None],
     ) -> None:
-        self.cluster, self.namespace, self.name = cluster, namespace, name
-        self.kind, self.route_object, self.route_name = route_kind, route_object, route
-        self.canary = canary
+        self.cluster = cluster
+        self.namespace, self.name, self.canary = target.namespace, target.name, target.canary
+        namespace, name = target.namespace, target.name
+        self.kind, self.route_object, self.route_name = target.route_kind, target.route_object, target.route
+        self.others = tuple(dict.fromkeys(key if "/" in key else f"{namespace}/{key}" for key in target.others))
         self.run, self.say = run, say
         self.own_name = own_name(name)
         self.mesh = Mesh(cluster)
@@ -180,8 +188,8 @@ class LiveWorld:
         self._version_pods: Mapping[str, VersionPod] = {}
         self._read_at = self._swept_at = float("-inf")
         self._last_look: Look | None = None
-        self._confirmed: tuple[str, set[str], float] = ("", set(), 0.0)
-        self._lease: dict[str, Any] | None = None
+        self._confirmed: tuple[str, dict[str, set[str]], float] = ("", {}, 0.0)
+        self._lease = Lease(cluster, namespace, self.own_name, run, say)
 
     # ------------------------------------------------------------ time and life
 
@@ -237,6 +245,7 @@ class LiveWorld:
             wanted = record.canary.name if record and not canary else canary
             route = _routes.pick_route(obj, service.host, wanted, self.route_name)
             _routes.require_requests(obj, route)
+            others = self._others(record, service.host, wanted)
         return State(
             _routes.describe(obj),
             f"Service {self.namespace}/{self.name}",
@@ -247,7 +256,32 @@ class LiveWorld:
             workloads(service, self._pods),
             Token(obj, route),
             service.aliases,
+            others,
         )
+
+    def _others(self, record: Record | None, host: str, canary: str) -> tuple[Other, ...]:
+        """The other route objects: those on record while it runs, else those that were asked for.
+
+        And those that a release which was taken back has left behind. One on record that is gone, or has no such route
+        any more, has nothing left to move.
+        """
+        on_record = record.others if record and record.phase != PROMOTED else ()
+        running = record is not None and record.phase in (PROGRESSING, HELD)
+        found = []
+        for key in on_record if running else dict.fromkeys((*self.others, *on_record)):
+            try:
+                namespace, _slash, name = key.partition("/")
+                obj = find_route_object(self.cluster, self.kind, namespace, host, name)
+                route = _routes.pick_route(obj, host, canary)
+            except (ReleaseError, _routes.RouteError):
+                if key in on_record:
+                    continue
+                raise
+            manager = _routes.field_manager(obj, route.section)
+            other = Other(key, _routes.describe(obj), route.weights(), manager, Token(obj, route))
+            if running or key in self.others or (record and not other.has(record.weights())):
+                found.append(other)
+        return tuple(found)
 
     def preflight(self, state: State, look: Look) -> Sequence[Finding]:
         with reading():
@@ -271,6 +305,7 @@ class LiveWorld:
             found["canaries"],
             found["rollouts"],
             unseen,
+            frozenset(other.key for other in state.others),
         )
         return look_over(view)
 
@@ -281,11 +316,27 @@ class LiveWorld:
         weights = record.weights() if move else {}
         return _routes.weight_patch(token.obj, token.route, weights, {ANNOTATION: record.dumps()}, clone)
 
+    def follow_patch(self, other: Other, record: Record) -> list[dict[str, Any]]:
+        """The JSON Patch that ``follow`` would send."""
+        token, weights = token_of(other), record.weights()
+        stable, canary = record.stable.name, record.canary.name
+        if canary in token.route.weights():
+            return _routes.weight_patch(token.obj, token.route, weights)
+        if not weights[canary]:
+            return _routes.weight_patch(token.obj, token.route, {stable: weights[stable]})
+        return _routes.weight_patch(token.obj, token.route, weights, clone=(stable, canary))
+
+    def follow(self, other: Other, record: Record) -> None:
+        self._patch(token_of(other), self.follow_patch(other, record))
+
     def write(self, state: State, record: Record, move: bool) -> None:
         token = token_of(state)
+        self._patch(token, self.patch_for(token, record, move))
+
+    def _patch(self, token: Token, patch: list[dict[str, Any]]) -> None:
         try:
             api, plural = _routes.RESOURCES[self.kind]
-            self.cluster.patch_json(api, token.obj, plural, self.patch_for(token, record, move))
+            self.cluster.patch_json(api, token.obj, plural, patch)
         except NoAnswer as error:
             raise Lost(str(error)) from None
         except ApiError as error:
@@ -294,7 +345,10 @@ class LiveWorld:
             raise ReleaseError(str(error)) from None
 
     def by_hand(self, state: State, record: Record) -> str:
-        token = token_of(state)
+        tokens = (token_of(state), *(token_of(other) for other in state.others))
+        return " && ".join(self._by_hand(token, record) for token in tokens)
+
+    def _by_hand(self, token: Token, record: Record) -> str:
         names = (record.stable.name, record.canary.name)
         patch = [
             op
@@ -304,24 +358,28 @@ class LiveWorld:
                 token.obj, token.route, destination, 100 if destination.version == names[0] else 0
             )
         ]
-        where = f"-n {self.namespace} patch {self.kind.lower()} {token.obj['metadata']['name']}"
+        meta = token.obj["metadata"]
+        where = f"-n {meta['namespace']} patch {self.kind.lower()} {meta['name']}"
         return f"kubectl {where} --type=json -p '{json.dumps(patch, separators=(',', ':'))}'"
 
     # ------------------------------------------------------------ proxies
 
     def programmed(self, state: State) -> Programmed:
-        token = token_of(state)
         self._slow_reads_if_any()
-        intended = repr(_routes.expected_clusters(token.obj, token.route))
+        tokens = {state.where: token_of(state), **{other.where: token_of(other) for other in state.others}}
+        intended = repr([_routes.expected_clusters(token.obj, token.route) for token in tokens.values()])
         if self._confirmed[0] != intended:
-            self._confirmed = (intended, set(), time.monotonic())
+            self._confirmed = (intended, {where: set() for where in tokens}, time.monotonic())
         _intended, confirmed, since = self._confirmed
-        answers = self.mesh.lagging(self.service().ports, token.obj, token.route, skip=confirmed)
-        confirmed |= {uid for uid, answer in answers.items() if answer.runs == ""}
-        runs = {a.name: a.runs for a in answers.values() if a.runs}
+        runs: dict[str, str] = {}
+        for where, token in tokens.items():
+            answers = self.mesh.lagging(self.service().ports, token.obj, token.route, skip=confirmed[where])
+            confirmed[where] |= {uid for uid, answer in answers.items() if answer.runs == ""}
+            runs |= {a.name: a.runs for a in answers.values() if a.runs}
         late = runs and time.monotonic() - since > EXPLAIN_SECONDS
         lagging = told_with_reasons(self.mesh, runs) if late else [f"{name} {text}" for name, text in runs.items()]
-        here = len(confirmed & {proxy.uid for proxy in self.mesh.proxies})
+        done = {proxy.uid for proxy in self.mesh.proxies if proxy.name not in runs}
+        here = len(done & set().union(*confirmed.values()))
         return Programmed(here + len(lagging), here, tuple(lagging))
 
     def without_endpoint(self, version: str) -> tuple[str, ...]:
@@ -381,7 +439,7 @@ class LiveWorld:
             return None
 
     def save_evidence(self, evidence: Evidence) -> None:
-        body = {"metadata": self._metadata(), "data": {"evidence": _evidence.dumps(evidence)}}
+        body = {"metadata": metadata_of(self.namespace, self.own_name), "data": {"evidence": _evidence.dumps(evidence)}}
         with reading():
             try:
                 self.cluster.write("PUT", "v1", self.namespace, "configmaps", body)
@@ -390,96 +448,39 @@ class LiveWorld:
                     raise
                 self.cluster.write("POST", "v1", self.namespace, "configmaps", body)
 
-    def _metadata(self) -> dict[str, Any]:
-        labels = {"app.kubernetes.io/managed-by": "progressive.istio"}
-        return {"name": self.own_name, "namespace": self.namespace, "labels": labels}
-
     # ------------------------------------------------------------ lease
 
     def acquire(self) -> str:
         with reading():
             self._require_permissions()
-            lease = self.cluster.get(LEASES, self.namespace, "leases", self.own_name)
-            if lease is None:
-                return self._write_lease("POST", {"metadata": self._metadata(), "spec": {}})
-            holder = lease["spec"].get("holderIdentity") or ""
-            if holder in ("", self.run.id) or self._process_is_gone(lease):
-                return self._write_lease("PUT", lease)
-            return self._wait_for(lease, holder)
+            return self._lease.acquire()
+
+    def renew(self) -> bool:
+        with reading():
+            return self._lease.renew()
+
+    def release_lease(self) -> None:
+        with reading():
+            self._lease.release()
+
+    def lease(self) -> dict[str, Any] | None:
+        """Who holds the lease, since when, and for how long; None without one."""
+        with reading():
+            return self._lease.describe()
 
     def _require_permissions(self) -> None:
         """Before the first write: all that a release writes. Otherwise it would fail after the first half of it."""
         api, route_objects = _routes.RESOURCES[self.kind]
+        patch = ("patch", api.partition("/")[0], route_objects)
+        wanted = [(self.namespace, patch), *((self.namespace, write) for write in WRITES)]
+        wanted += [(key.partition("/")[0], patch) for key in self.others]
         missing = [
-            f"{verb} {plural}" + (f".{group}" if group else "")
-            for verb, group, plural in (("patch", api.partition("/")[0], route_objects), *WRITES)
-            if not self.cluster.may(verb, group, plural, self.namespace)
+            f"{verb} {plural}" + (f".{group}" if group else "") + (f" in {where}" if where != self.namespace else "")
+            for where, (verb, group, plural) in dict.fromkeys(wanted)
+            if not self.cluster.may(verb, group, plural, where)
         ]
         if missing:
             raise ReleaseError(
                 f"in namespace {self.namespace} the account that runs this may not {', '.join(missing)}; "
                 "nothing was written. Grant it that"
             )
-
-    def _wait_for(self, lease: dict[str, Any], holder: str) -> str:
-        """Take the lease over when it was not renewed for its whole duration, as seen from here: clocks may differ."""
-        duration = lease["spec"].get("leaseDurationSeconds") or LEASE_SECONDS
-        self.say(f"waits up to {duration} s for the lease of {holder}")
-        since = time.monotonic()
-        while time.monotonic() - since < duration + 1:
-            time.sleep(1)
-            now = self.cluster.get(LEASES, self.namespace, "leases", self.own_name)
-            if now is None or not now["spec"].get("holderIdentity"):
-                return self.acquire()
-            if now["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"]:
-                return str(now["spec"]["holderIdentity"])
-        return self._write_lease("PUT", lease)
-
-    def _process_is_gone(self, lease: Mapping[str, Any]) -> bool:
-        text = (lease["metadata"].get("annotations") or {}).get(PROCESS)
-        try:
-            return text is not None and self.run.knows_dead(json.loads(text))
-        except (ValueError, TypeError, KeyError):
-            return False
-
-    def _write_lease(self, method: str, lease: dict[str, Any], holder: str | None = None) -> str:
-        """Empty when the lease is ours now; else who was quicker."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime(self.cluster.now()))
-        spec = dict(lease.get("spec") or {})
-        mine = self.run.id if holder is None else holder
-        if spec.get("holderIdentity") != mine:
-            spec["acquireTime"], spec["leaseTransitions"] = stamp, (spec.get("leaseTransitions") or 0) + 1
-        spec.update(holderIdentity=mine, renewTime=stamp, leaseDurationSeconds=LEASE_SECONDS)
-        metadata = {**lease["metadata"], "annotations": {PROCESS: json.dumps(self.run.process)}}
-        try:
-            self._lease = self.cluster.write(
-                method, LEASES, self.namespace, "leases", {"metadata": metadata, "spec": spec}
-            )
-        except ApiError as error:
-            if error.status not in (409, 422):
-                raise
-            now = self.cluster.get(LEASES, self.namespace, "leases", self.own_name) or {"spec": {}}
-            if now["spec"].get("holderIdentity") != self.run.id:
-                return now["spec"].get("holderIdentity") or "another run"
-            self._lease = now  # the answer to our last renewal was lost, the renewal was not
-        return ""
-
-    def renew(self) -> bool:
-        with reading():
-            return self._lease is None or not self._write_lease("PUT", self._lease)
-
-    def release_lease(self) -> None:
-        if self._lease is not None:
-            with reading():
-                self._write_lease("PUT", self._lease, holder="")
-            self._lease = None
-
-    def lease(self) -> dict[str, Any] | None:
-        """Who holds the lease, since when, and for how long; None without one."""
-        with reading():
-            found = self.cluster.get(LEASES, self.namespace, "leases", self.own_name)
-        if found is None:
-            return None
-        spec = found["spec"]
-        keys = {"holder": "holderIdentity", "renewed": "renewTime", "seconds": "leaseDurationSeconds"}
-        return {ours: spec.get(theirs) for ours, theirs in keys.items()}

@@ -200,9 +200,10 @@ plan:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
 from ansible_collections.progressive.istio.plugins.module_utils._module import (
-    ANALYSIS_SPEC,
+    RELEASE_SPEC,
     connect,
     one_line_errors,
+    target,
     want,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._preview import preview
@@ -218,14 +219,9 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **ACCESS_SPEC,
-            "namespace": {"type": "str", "required": True},
-            "name": {"type": "str", "required": True},
+            **RELEASE_SPEC,
             "state": {"type": "str", "choices": ["promoted", "aborted"], "default": "promoted"},
-            "canary_version": {"type": "str", "default": ""},
             "stable_version": {"type": "str", "default": ""},
-            "route_kind": {"type": "str", "choices": ["VirtualService", "HTTPRoute"], "default": "VirtualService"},
-            "route_object": {"type": "str", "default": ""},
-            "route": {"type": "str", "default": ""},
             "steps": {
                 "type": "list",
                 "elements": "dict",
@@ -235,7 +231,6 @@ def main() -> None:
                     "min_seconds": {"type": "int", "default": 0},
                 },
             },
-            "analysis": {"type": "dict", "default": {}, "options": dict(ANALYSIS_SPEC)},
             "verify_timeout": {"type": "float", "default": 30.0},
             "retry": {"type": "bool", "default": False},
             "adopt": {"type": "bool", "default": False},
@@ -252,17 +247,7 @@ def main() -> None:
     journal = Journal(given.get("journal", ""))
     with one_line_errors(module, phase="refused", finished=True, events=journal.events):
         wish = want(params)
-        world = LiveWorld(
-            connect(module),
-            params["namespace"],
-            params["name"],
-            params["canary_version"],
-            params["route_kind"],
-            params["route_object"],
-            params["route"],
-            Run(given.get("identity")),
-            journal.say,
-        )
+        world = LiveWorld(connect(module), target(params), Run(given.get("identity")), journal.say)
         if module.check_mode:
             result = {"failed": False, "finished": True, **preview(world, wish)}
             for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"])):

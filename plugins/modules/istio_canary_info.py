@@ -113,9 +113,10 @@ record:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
 from ansible_collections.progressive.istio.plugins.module_utils._module import (
-    ANALYSIS_SPEC,
+    RELEASE_SPEC,
     connect,
     one_line_errors,
+    target,
     tolerance,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Want
@@ -128,14 +129,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **ACCESS_SPEC,
-            "namespace": {"type": "str", "required": True},
-            "name": {"type": "str", "required": True},
-            "canary_version": {"type": "str", "default": ""},
-            "route_kind": {"type": "str", "choices": ["VirtualService", "HTTPRoute"], "default": "VirtualService"},
-            "route_object": {"type": "str", "default": ""},
-            "route": {"type": "str", "default": ""},
+            **RELEASE_SPEC,
             "seconds": {"type": "float", "default": 2.0},
-            "analysis": {"type": "dict", "default": {}, "options": dict(ANALYSIS_SPEC)},
         },
         supports_check_mode=True,
     )
@@ -143,17 +138,7 @@ def main() -> None:
     with one_line_errors(module):
         analysis = params["analysis"]
         wish = Want(params["canary_version"], tolerance=tolerance(analysis), max_wait=analysis["max_wait"])
-        world = LiveWorld(
-            connect(module),
-            params["namespace"],
-            params["name"],
-            params["canary_version"],
-            params["route_kind"],
-            params["route_object"],
-            params["route"],
-            Run(),
-            module.warn,
-        )
+        world = LiveWorld(connect(module), target(params), Run(), module.warn)
         module.exit_json(failed=False, changed=False, **info(world, wish, params["seconds"]))
 
 

@@ -19,7 +19,18 @@ PACKAGE = "ansible_collections.progressive.istio.plugins."
 SEAM = "module_utils/_cluster"
 OUTSIDE = {
     f"module_utils/{name}"
-    for name in ("_cluster", "_mesh", "_module", "_preview", "_prometheus", "_report", "_run", "_weight", "_world")
+    for name in (
+        "_cluster",
+        "_lease",
+        "_mesh",
+        "_module",
+        "_preview",
+        "_prometheus",
+        "_report",
+        "_run",
+        "_weight",
+        "_world",
+    )
 }
 COMPUTES = {
     "__future__",

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
-from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, State, Want, Workload
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, Outcome, State, Want, Workload
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Step, Version, loads
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
@@ -83,6 +83,7 @@ class Mesh:
         self.lease: tuple[str, float] | None = None
         self.clients = [Client(f"client-{i}", 0.0, dict(self.weights)) for i in range(clients)]
         self.served: dict[str, list[int]] = {name: [0, 0] for name in self.weights}
+        self.others: dict[str, dict[str, int]] = {}  # more route objects, by namespace/name
         self.unseen = 0.0  # requests of clients without a sidecar, per request of the others
         self.came_in = dict.fromkeys(self.weights, 0)  # what the versions' own proxies count
         self.writes: list[tuple[str, dict[str, int], str]] = []
@@ -188,16 +189,20 @@ class Runner:
     def observe(self) -> State:
         self._reach()
         m = self.mesh
+        record = m.record()
+        keys = record.others if record else tuple(m.others)
+        others = tuple(Other(k, f"VirtualService {k}", dict(m.others[k]), "kubectl", m.version) for k in keys)
         versions = {n: Workload(Version(n, m.hashes[n]), m.ready[n], m.ready[n]) for n in m.hashes}
         return State(
             "VirtualService ns/app",
             "Service ns/app",
             "uid",
             dict(m.weights),
-            m.record(),
+            record,
             m.manager,
             versions,
             m.version,
+            others=others,
         )
 
     def preflight(self, state: State, look: Look) -> list[Finding]:
@@ -223,6 +228,17 @@ class Runner:
         m.writes.append((self.name, dict(m.weights), record.phase))
         assert sum(m.weights.values()) == 100, m.weights
         assert m.weights["old"] == 0
+        self._after_write()
+        if self.count == self.lose_answer:
+            raise Lost("connection reset after it happened")
+
+    def follow(self, other: Other, record: Record) -> None:
+        self._before_write()
+        m = self.mesh
+        if other.token != m.version:
+            raise Conflict("the object has been modified")
+        m.others[other.key].update(record.weights())
+        m.version += 1
         self._after_write()
         if self.count == self.lose_answer:
             raise Lost("connection reset after it happened")
@@ -311,6 +327,7 @@ def check_end(mesh: Mesh, outcome: Outcome) -> None:
     record = mesh.record()
     assert record is not None
     assert record.phase == outcome.phase
+    assert all(there == {"v1": 100 - phase, "v2": phase} for there in mesh.others.values())
     assert mesh.foreign == {"headers": {"x-team": "other"}, "timeout": "3s"}
     assert mesh.lease is None or mesh.lease[1] <= mesh.time  # a killed run leaves a lease that runs out
     assert len({w[0] for w in mesh.writes}) >= 1

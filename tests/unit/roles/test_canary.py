@@ -31,7 +31,18 @@ def virtual_service(phase: str = "", uid: str = "u", routes: int = 1) -> dict[st
 @pytest.mark.parametrize("phase", ["progressing", "held", "aborted"])
 def test_stop_uses_the_record(render: Render, phase: str) -> None:
     found = render("canary", "stop.yml.j2", _canary_route=virtual_service(phase), **NAMES)
-    assert found == {"stable": "v1", "weights": {"v1": 100, "v2": 0, "v3": 0}, "error": ""}
+    assert found == {"stable": "v1", "weights": {"v1": 100, "v2": 0, "v3": 0}, "others": [], "error": ""}
+
+
+def test_stop_knows_what_moves_along(render: Render) -> None:
+    route = virtual_service("progressing")
+    annotations = route["resources"][0]["metadata"]["annotations"]
+    record = json.loads(annotations["progressive.istio/release"])
+    annotations["progressive.istio/release"] = json.dumps({**record, "others": ["edge/web"]})
+    found = render(
+        "canary", "stop.yml.j2", _canary_route=route, canary_other_route_objects=["edge/web", "more"], **NAMES
+    )
+    assert found["others"] == ["edge/web", "more"]
 
 
 def test_stop_obeys_the_variable(render: Render) -> None:

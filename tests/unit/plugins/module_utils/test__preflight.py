@@ -35,7 +35,7 @@ NAME = "Service shop/app-1"
 AMBIENT = {"istio.io/dataplane-mode": "ambient"}
 INSTEAD = "use sidecars there, or an HTTPRoute with one Service for each version"
 GO_ON = (
-    "that traffic does not follow the weights; let the released VirtualService route it, or leave it if that is meant"
+    "that traffic does not follow the weights; release it along (other_route_objects), or leave it if that is meant"
 )
 
 
@@ -270,6 +270,7 @@ def test_pods_with_the_same_labels_elsewhere_are_no_version() -> None:
 def test_another_way_to_the_service(other: Json, text: str) -> None:
     view = beside("virtual_services", virtual_service("edge", "web", **other))
     assert told(view) == warned(f"VirtualService web/edge sends what comes {text}: {GO_ON}")
+    assert told(replace(view, others=frozenset({"web/edge"}))) == []
 
 
 @pytest.mark.parametrize(
