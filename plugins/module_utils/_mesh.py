@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     CONTAINER,
     VersionPod,
     namespace_of,
+    proxy_kind,
     stays,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._routes import Object, Route
@@ -26,7 +27,9 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import O
 SELECTOR = "service.istio.io/canonical-name"  # the injector puts it on every sidecar and gateway
 ISTIOD, ISTIOD_PORT = "app=istiod", 8080  # its debug interface, which listens to its own pod only
 PARALLEL = 16
+READ_MOST = 32  # so many proxies of a larger mesh are read, those that move traffic always; istiod tells of the rest
 SILENT = "does not tell"
+ABSENT = "no istiod is connected to it"
 NETWORKING = "networking.istio.io/v1"
 AROUND = (("v1", "namespaces"), ("v1", "pods"), (NETWORKING, "virtualservices"), (NETWORKING, "destinationrules"))
 CONTROLLERS = (("flagger.app/v1beta1", "canaries"), ("argoproj.io/v1alpha1", "rollouts"))
@@ -44,6 +47,7 @@ class Proxy:
     epoch: str
     born: float
     should_answer: bool
+    gateway: bool = False
 
     @property
     def name(self) -> str:
@@ -68,7 +72,18 @@ def proxy_of(pod: Mapping[str, Any]) -> Proxy | None:
         return None
     born = datetime.fromisoformat(str(meta["creationTimestamp"]).replace("Z", "+00:00")).timestamp()
     ready = bool(container.get("ready")) and not meta.get("deletionTimestamp")
-    return Proxy(meta["uid"], meta["namespace"], meta["name"], str(container.get("restartCount", 0)), born, ready)
+    epoch, gateway = str(container.get("restartCount", 0)), proxy_kind(pod) == "router"
+    return Proxy(meta["uid"], meta["namespace"], meta["name"], epoch, born, ready, gateway)
+
+
+def split(proxies: Sequence[Proxy], always: Collection[str], most: int) -> tuple[list[Proxy], list[Proxy]]:
+    """Whom to ask and whom not, of many: gateways and those in ``always`` (UIDs) whatever their number, and of the
+    others so many that it makes ``most``. UIDs are random, so the first by UID are a sample, and stay the same one.
+    """
+    wanted = [proxy for proxy in proxies if proxy.gateway or proxy.uid in always]
+    others = sorted((p for p in proxies if not p.gateway and p.uid not in always), key=lambda proxy: proxy.uid)
+    room = max(0, most - len(wanted))
+    return [*wanted, *others[:room]], others[room:]
 
 
 class Mesh:
@@ -84,6 +99,10 @@ class Mesh:
         pods = self._cluster.select("v1", "", "pods", SELECTOR)
         self.proxies = tuple(proxy for proxy in map(proxy_of, pods) if proxy)
         self._cluster.forget({(proxy.namespace, proxy.pod) for proxy in self.proxies})
+
+    def hang_up(self, but: Iterable[Proxy]) -> None:
+        """Close the connections to all proxies but these."""
+        self._cluster.forget({(proxy.namespace, proxy.pod) for proxy in but})
 
     def _ask(self, proxies: Sequence[Proxy], question: Callable[[Proxy], T]) -> Iterator[tuple[Proxy, T | str]]:
         """Each proxy's answer, or in words why there is none."""
@@ -101,10 +120,10 @@ class Mesh:
         ports: Iterable[int],
         obj: Object,
         route: Route,
-        skip: set[str] = frozenset(),  # type: ignore[assignment]
+        asked: Sequence[Proxy] | None = None,
     ) -> dict[str, Answer]:
-        """What every proxy runs for the route, by pod UID, without those in ``skip``. One that leaves may be silent."""
-        return self._routes_of([p for p in self.proxies if p.uid not in skip], ports, obj, route)
+        """What the proxies (all, or those ``asked``) run for the route, by pod UID. One that leaves may be silent."""
+        return self._routes_of(self.proxies if asked is None else asked, ports, obj, route)
 
     def having(self, ports: Sequence[int], obj: Object, route: Route) -> Iterator[Answer]:
         """The same of those that have the route, a few at a time: for who wants to know only whether there are any."""
@@ -135,16 +154,34 @@ class Mesh:
 
         Every replica knows its own proxies only. Nobody is asked where a port-forward to istiod is not allowed.
         """
-        known: dict[str, str] = {}
+        known, complete = self.told_by_istiod()
+        found = {name: known[name].trouble if name in known else ABSENT if complete else "" for name in names}
+        return {name: text for name, text in found.items() if text}
+
+    def vouched(self, proxies: Sequence[Proxy]) -> dict[str, str] | None:
+        """Of proxies that are not read: those that do not have what istiod last sent them, by name, and why.
+
+        None where istiod cannot be asked. It is sound only once other proxies run the change: what istiod has not
+        sent yet, it does not miss.
+        """
+        known, complete = self.told_by_istiod()
+        if not complete:
+            return None
+        names = [proxy.name for proxy in proxies if proxy.should_answer]
+        found = {name: known[name].trouble if name in known else ABSENT for name in names}
+        return {name: text for name, text in found.items() if text}
+
+    def told_by_istiod(self) -> tuple[dict[str, _proxies.Sync], bool]:
+        """What the istiods have sent to each of their proxies, by ``namespace/pod``, and whether all of them told."""
+        known: dict[str, _proxies.Sync] = {}
         try:
             for pod in self._cluster.select("v1", "", "pods", ISTIOD):
                 if stays(pod):
                     body = self._cluster.admin(namespace_of(pod), pod["metadata"]["name"], _proxies.SYNCZ, ISTIOD_PORT)
                     known |= _proxies.parse_syncz(body)
         except (NoAnswer, ApiError, _proxies.ProxyError):
-            return {name: known[name] for name in names if known.get(name)}
-        found = {name: known.get(name, "no istiod is connected to it") for name in names} if known else {}
-        return {name: text for name, text in found.items() if text}
+            return known, False
+        return known, bool(known)
 
     def counters(
         self, proxies: Sequence[Proxy], backends: _proxies.Backends
@@ -165,7 +202,7 @@ class Mesh:
 
         return self._ask(proxies, question)
 
-    def served(self, pods: Mapping[str, VersionPod]) -> dict[str, ProxyLook]:
+    def served(self, pods: Mapping[str, VersionPod]) -> Iterator[tuple[str, ProxyLook]]:
         """What has come in at the proxies of the versions' own pods (by UID), without those that do not tell."""
 
         def question(proxy: Proxy) -> ProxyLook:
@@ -174,7 +211,7 @@ class Mesh:
             return ProxyLook(proxy.name, f"served:{proxy.epoch}", proxy.born, dict.fromkeys(pod.versions, counts))
 
         answers = self._ask([proxy for proxy in self.proxies if proxy.uid in pods], question)
-        return {proxy.uid: answer for proxy, answer in answers if isinstance(answer, ProxyLook)}
+        return ((proxy.uid, answer) for proxy, answer in answers if isinstance(answer, ProxyLook))
 
     def healthy(self, proxies: Sequence[Proxy], backends: _proxies.Backends, version: str) -> dict[str, int | str]:
         """By ``namespace/pod``: how many healthy endpoints each proxy has for a version, or why it does not tell."""

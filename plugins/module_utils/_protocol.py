@@ -56,6 +56,10 @@ class Programmed(Protocol):
     def lagging(self) -> tuple[str, ...]:
         """Those that do not: each by name, with what it runs instead."""
 
+    @property
+    def rest(self) -> str:
+        """What is known of the proxies of a large mesh that were not asked; empty where all were."""
+
 
 class World(Protocol):
     """All that a release sees and does; times are the API server's, in seconds.

@@ -177,14 +177,22 @@ SYNCZ = "/debug/syncz"  # of istiod: what it has sent to each of its proxies, an
 _CARRY_WEIGHTS = re.compile(r"\.(RouteConfiguration|Listener)$")
 
 
-def parse_syncz(body: bytes) -> dict[str, str]:
-    """By ``namespace/pod`` of the proxies that are connected to this istiod: what keeps an update from it, or empty.
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """What an istiod last sent to a proxy of routes and listeners, and what keeps it from running that, or nothing."""
+
+    sent: str
+    trouble: str
+
+
+def parse_syncz(body: bytes) -> dict[str, Sync]:
+    """By ``namespace/pod`` of the proxies that are connected to this istiod.
 
     An istiod that does not know ``resources`` with ``lastError`` tells only what was sent and what was acknowledged.
     """
     try:
         entries = json.loads(body)
-        return {_name_of(str(entry["proxy"])): _trouble(entry) for entry in entries}
+        return {_name_of(str(entry["proxy"])): Sync(_sent(entry), _trouble(entry)) for entry in entries}
     except (ValueError, TypeError, KeyError):
         raise ProxyError(f"{SYNCZ} is not what is expected: {body[:80]!r}") from None
 
@@ -192,6 +200,12 @@ def parse_syncz(body: bytes) -> dict[str, str]:
 def _name_of(proxy: str) -> str:
     pod, _dot, namespace = proxy.partition(".")
     return f"{namespace}/{pod}"
+
+
+def _sent(entry: Mapping[str, Any]) -> str:
+    kinds = {kind: status.get("sent") for kind, status in (entry.get("resources") or {}).items()}
+    carrying = [str(sent) for kind, sent in sorted(kinds.items()) if _CARRY_WEIGHTS.search(kind)]
+    return " ".join(carrying or [str(entry.get(f"{kind}_sent")) for kind in ("listener", "route")])
 
 
 def _trouble(entry: Mapping[str, Any]) -> str:

@@ -247,7 +247,7 @@ class Release:
             return now
         self.say(
             f"step {self._step(record)}  weight {record.weight} % in {answer.programmed} of {answer.asked} proxies "
-            f"after {now - written:.2f} s"
+            f"after {now - written:.2f} s" + (f", {answer.rest}" if answer.rest else "")
         )
         return now
 

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.progressive.istio.plugins.module_utils import _routes
+from ansible_collections.progressive.istio.plugins.module_utils import _proxies, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING, SILENT, Mesh, told_with_reasons
+from ansible_collections.progressive.istio.plugins.module_utils._find import find_route_object
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
+    ABSENT,
+    NETWORKING,
+    READ_MOST,
+    SILENT,
+    Mesh,
+    Proxy,
+    split,
+    told_with_reasons,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._objects import record_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._reach import covers
 from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, RecordError
-from ansible_collections.progressive.istio.plugins.module_utils._world import find_route_object
 
 WRITE_TRIES = 5
 POLL_SECONDS = 0.05
@@ -33,7 +42,7 @@ class Wish:
     kind: str
     route: str
     weights: Mapping[str, int]
-    verify: bool
+    verify: str  # proxies, istiod or none
     verify_timeout: float
 
 
@@ -51,11 +60,14 @@ def set_weights(cluster: Cluster, wish: Wish, check_mode: bool) -> dict[str, Any
     """The module's result. Raises ReleaseError, one line, before anything is written or when a proxy lags behind."""
     began = time.monotonic()
     try:
-        mesh = Mesh(cluster) if wish.verify and not check_mode else None
-        result, obj, route = _set(cluster, wish, check_mode, mesh)
-        result["proxies"] = {"asked": 0, "programmed": 0, "lagging": []}
-        if mesh:
-            result["proxies"] = _verify(cluster, mesh, obj, route, wish.verify_timeout)
+        mesh = Mesh(cluster) if wish.verify != "none" and not check_mode else None
+        before = _sent(mesh) if mesh and wish.verify == "istiod" else {}
+        result, obj, route = _set(cluster, wish, check_mode, mesh if wish.verify == "proxies" else None)
+        result["proxies"] = {"asked": 0, "programmed": 0, "lagging": [], "by_istiod": 0}
+        if mesh and wish.verify == "istiod":
+            result["proxies"] |= _take_word(mesh, obj, before if result["changed"] else None, wish.verify_timeout)
+        elif mesh:
+            result["proxies"] |= _verify(cluster, mesh, obj, route, wish.verify_timeout)
     except NoAnswer as error:
         raise ReleaseError(f"{error}; run it again: it writes only what is still missing") from None
     except (ApiError, _routes.RouteError) as error:
@@ -204,8 +216,9 @@ def _verify(
     ports = _ports(cluster, obj, route)
     deadline = time.monotonic() + timeout
     done: set[str] = set()
+    read, rest = split(mesh.proxies, (), READ_MOST)
     while True:
-        answers = mesh.lagging(ports, obj, route, skip=done)
+        answers = mesh.lagging(ports, obj, route, [proxy for proxy in read if proxy.uid not in done])
         done |= {uid for uid, answer in answers.items() if answer.runs == ""}
         lagging = {answer.name: answer.runs for answer in answers.values() if answer.runs}
         if not lagging:
@@ -223,4 +236,43 @@ def _verify(
             f"no proxy in the mesh runs a route of {_routes.describe(obj)}: no client pod has a sidecar, or none sees "
             "this object (exportTo, gateways); a client without a sidecar ignores weights"
         )
-    return {"asked": len(done), "programmed": len(done), "lagging": []}
+    word = _take_word(mesh, obj, None, max(0.0, deadline - time.monotonic()), rest) if rest else {}
+    return {"asked": len(done), "programmed": len(done), **word}
+
+
+def _sent(mesh: Mesh) -> dict[str, str]:
+    """What each proxy was sent last. Raises ReleaseError where istiod does not tell."""
+    known, complete = mesh.told_by_istiod()
+    if not complete:
+        raise ReleaseError(
+            f"no istiod tells what it has sent ({_proxies.SYNCZ}, by a port-forward to its pods); nothing was written. "
+            "Give the account that runs this get and create on pods/portforward there, or use verify: none"
+        )
+    return {name: sync.sent for name, sync in known.items()}
+
+
+def _take_word(
+    mesh: Mesh, obj: Mapping[str, Any], before: Mapping[str, str] | None, timeout: float, of: Sequence[Proxy] = ()
+) -> dict[str, Any]:
+    """Wait until istiod says that its proxies (or those ``of`` a large mesh that were not read) have all it sent.
+
+    ``before``: what it had sent before the write. Until it has sent something else to anybody, its word means nothing.
+    """
+    deadline = time.monotonic() + timeout
+    names = [proxy.name for proxy in of if proxy.should_answer]
+    while True:
+        known, complete = mesh.told_by_istiod()
+        told = {name: known[name].trouble if name in known else ABSENT for name in names or known}
+        late = {name: trouble for name, trouble in told.items() if trouble}
+        moved = before is None or any(sync.sent != before.get(name) for name, sync in known.items())
+        if complete and moved and not late:
+            return {"by_istiod": len(told)}
+        if of and not complete:  # the others were read; of these nobody knows
+            return {"by_istiod": 0}
+        if time.monotonic() > deadline:
+            what = "; ".join(f"{name}: {text}" for name, text in sorted(late.items())[:5]) or "it has sent nothing"
+            who = f"{len(late) or 'none'} of {len(told)} proxies {'do not have' if late else 'has'} it"
+            raise ReleaseError(
+                f"{_routes.describe(obj)} is written, but by istiod's word {who} after {timeout:g} s: {what}"
+            )
+        time.sleep(POLL_SECONDS)

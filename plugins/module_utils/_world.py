@@ -5,22 +5,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _record, _routes
+from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._find import (
+    find_route_object,
+    find_service,
+    own_name,
+    reading,
+    stored_evidence,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._lease import WRITES, Lease, metadata_of
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
-    NETWORKING,
+    READ_MOST,
     Mesh,
     Proxy,
     around,
+    split,
     told_with_reasons,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._objects import (
@@ -30,7 +38,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     View,
     record_of,
     version_pods,
-    versions_by_service,
     workloads,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, ReleaseError, State
@@ -47,7 +54,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 
 SLOW_READ_SECONDS = 2.0  # pods, Service and DestinationRule are read at most this often
 EXPLAIN_SECONDS = 5.0  # istiod is asked about a proxy that has not run a change for so long
-SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often
+SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often,
+SWEEP_MOST = 32  # so many at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,84 +73,6 @@ def token_of(state: State | Other) -> Token:
     return state.token
 
 
-@contextmanager
-def reading() -> Iterator[None]:
-    """Errors of the API as the release knows them."""
-    try:
-        yield
-    except NoAnswer as error:
-        raise Unreachable(str(error)) from None
-    except ApiError as error:
-        raise ReleaseError(str(error)) from None
-    except (_routes.RouteError, _record.RecordError) as error:
-        raise ReleaseError(str(error)) from None
-
-
-def find_service(cluster: Cluster, namespace: str, name: str, kind: str = "VirtualService") -> Service:
-    """The Service and its versions. Raises ReleaseError for what is missing, naming it."""
-    service = cluster.get("v1", namespace, "services", name)
-    if service is None:
-        raise ReleaseError(f"Service {namespace}/{name} does not exist; deploy it, or mend namespace and name")
-    host = _routes.full_host(name, namespace)
-    if kind == "VirtualService":
-        rules = [
-            rule
-            for rule in cluster.select(NETWORKING, namespace, "destinationrules")
-            if _routes.full_host(rule["spec"].get("host", ""), namespace) == host
-        ]
-        versions = {s["name"]: s.get("labels") or {} for rule in rules for s in rule["spec"].get("subsets") or []}
-        missing = f"no DestinationRule in namespace {namespace} has subsets for {host}; a release needs one subset for"
-    else:
-        versions = versions_by_service(service, cluster.select("v1", namespace, "services"))
-        missing = f"no other Service selects some of the pods of Service {namespace}/{name}; an HTTPRoute needs one for"
-    if not versions:
-        raise ReleaseError(f"{missing} each version")
-    spec = service["spec"]
-    ports = tuple(port["port"] for port in spec.get("ports") or [])
-    return Service(host, ports, spec.get("selector") or {}, versions, service, kind)
-
-
-def find_route_object(cluster: Cluster, kind: str, namespace: str, host: str, name: str = "") -> dict[str, Any]:
-    """The route object named ``name``, or the one of the namespace that serves ``host``. Raises ReleaseError."""
-    api, plural = _routes.RESOURCES[kind]
-    if name:
-        found = cluster.get(api, namespace, plural, name)
-        if found is None:
-            raise ReleaseError(f"{kind} {namespace}/{name} does not exist; deploy it, or mend namespace and name")
-        return found
-    serving = [one for one in cluster.select(api, namespace, plural) if _routes.serves({"kind": kind, **one}, host)]
-    if len(serving) != 1:
-        names = ", ".join(one["metadata"]["name"] for one in serving)
-        what = "have it among their hosts" if kind == "VirtualService" else "have it as parent"
-        raise ReleaseError(
-            f"{len(serving) or 'no'} {kind}s in namespace {namespace} are for {host} ({what})"
-            + (
-                f": {names}; say which one with route_object"
-                if serving
-                else "; deploy one with all weight on the stable version"
-            )
-        )
-    # A list item has no kind, and comes from a cache; what a write is based on is read by name.
-    return find_route_object(cluster, kind, namespace, host, serving[0]["metadata"]["name"])
-
-
-def stored_evidence(cluster: Cluster, namespace: str, name: str) -> Evidence | None:
-    """What the last release of a service has stored. Raises EvidenceError when it cannot be used."""
-    with reading():
-        found = cluster.get("v1", namespace, "configmaps", own_name(name))
-    if found is None:
-        return None
-    try:
-        return _evidence.loads((found.get("data") or {})["evidence"])
-    except KeyError:
-        raise _evidence.EvidenceError(f"ConfigMap {namespace}/{own_name(name)} holds no evidence") from None
-
-
-def own_name(service: str) -> str:
-    """Name of a release's Lease and evidence ConfigMap."""
-    return f"progressive-istio-{service}"
-
-
 @dataclass(frozen=True, slots=True)
 class Programmed:
     """Proxies that have the route: asked, running the intended weights, and the others, each with what it runs."""
@@ -150,6 +80,7 @@ class Programmed:
     asked: int
     programmed: int
     lagging: tuple[str, ...]
+    rest: str = ""  # what is known of the proxies that were not asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +118,7 @@ class LiveWorld:
         self._pods: Sequence[Mapping[str, Any]] = []
         self._version_pods: Mapping[str, VersionPod] = {}
         self._read_at = self._swept_at = float("-inf")
+        self._sweeps = 0
         self._last_look: Look | None = None
         self._confirmed: tuple[str, dict[str, set[str]], float] = ("", {}, 0.0)
         self._lease = Lease(cluster, namespace, self.own_name, run, say)
@@ -371,16 +303,35 @@ class LiveWorld:
         if self._confirmed[0] != intended:
             self._confirmed = (intended, {where: set() for where in tokens}, time.monotonic())
         _intended, confirmed, since = self._confirmed
+        read, rest = self._split()
         runs: dict[str, str] = {}
         for where, token in tokens.items():
-            answers = self.mesh.lagging(self.service().ports, token.obj, token.route, skip=confirmed[where])
+            asked = [proxy for proxy in read if proxy.uid not in confirmed[where]]
+            answers = self.mesh.lagging(self.service().ports, token.obj, token.route, asked)
             confirmed[where] |= {uid for uid, answer in answers.items() if answer.runs == ""}
             runs |= {a.name: a.runs for a in answers.values() if a.runs}
         late = runs and time.monotonic() - since > EXPLAIN_SECONDS
         lagging = told_with_reasons(self.mesh, runs) if late else [f"{name} {text}" for name, text in runs.items()]
         done = {proxy.uid for proxy in self.mesh.proxies if proxy.name not in runs}
         here = len(done & set().union(*confirmed.values()))
-        return Programmed(here + len(lagging), here, tuple(lagging))
+        if lagging or not rest:
+            return Programmed(here + len(lagging), here, tuple(lagging))
+        return self._with_rest(here, rest)
+
+    def _split(self) -> tuple[list[Proxy], list[Proxy]]:
+        """Whose routes are read, and who is left to istiod's word."""
+        looks = self._last_look.proxies if self._last_look else {}
+        busy = {uid for uid, look in looks.items() if look.counted}
+        return split(self.mesh.proxies, busy | self._version_pods.keys(), READ_MOST)
+
+    def _with_rest(self, here: int, rest: Sequence[Proxy]) -> Programmed:
+        """Of a large mesh: the proxies that were read run the change; of the others istiod tells."""
+        troubled = self.mesh.vouched(rest)
+        if troubled is None:
+            return Programmed(here, here, (), f"{len(rest)} more not asked: istiod does not tell of them")
+        late = tuple(f"{name}: {text}" for name, text in sorted(troubled.items()))
+        told = f"{len(rest) - len(late)} more by istiod's word"
+        return Programmed(here + len(late), here, late, told)
 
     def without_endpoint(self, version: str) -> tuple[str, ...]:
         """Asks the proxies that have sent requests to the service; nobody else can miss an endpoint yet."""
@@ -401,11 +352,14 @@ class LiveWorld:
         )
 
     def look(self) -> Look:
+        first = self._last_look is None
+        look = self._look()
+        # In a large mesh the first look takes long: what it read first and last are not of the same moment.
+        return self._look() if first and len(self.mesh.proxies) > READ_MOST else look
+
+    def _look(self) -> Look:
         self._slow_reads_if_any()
         service, before = self.service(), self._last_look
-        everyone = time.monotonic() - self._swept_at >= SWEEP_SECONDS
-        if everyone:
-            self._swept_at = time.monotonic()
         looks: dict[str, ProxyLook] = {}
         unread: dict[str, str] = {}
 
@@ -413,10 +367,13 @@ class LiveWorld:
             known = before.proxies.get(proxy.uid) if before else None
             return known is None or known.counted
 
-        asked = [proxy for proxy in self.mesh.proxies if everyone or counts(proxy)]
-        counted = self.mesh.counters(asked, service.backends)
-        served = self.mesh.served(self._version_pods)
-        for proxy, answer in counted:
+        counting = [proxy for proxy in self.mesh.proxies if counts(proxy)]
+        idle = [proxy for proxy in self.mesh.proxies if not counts(proxy)]
+        # Close together, as they are compared: what clients have sent, and what has come in.
+        sent, come_in = self.mesh.counters(counting, service.backends), self.mesh.served(self._version_pods)
+        swept = self.mesh.counters(self._sweep(idle), service.backends)
+        served = dict(come_in)
+        for proxy, answer in itertools.chain(sent, swept):
             if isinstance(answer, ProxyLook):
                 looks[proxy.uid] = answer
             elif proxy.should_answer and counts(proxy):
@@ -426,14 +383,29 @@ class LiveWorld:
                 if proxy.uid not in looks and proxy.uid in before.proxies and proxy.uid not in unread:
                     looks[proxy.uid] = before.proxies[proxy.uid]
             served = {**{uid: look for uid, look in before.served.items() if uid in self._version_pods}, **served}
-        self._last_look = Look(self.cluster.now(), looks, unread, served)
-        return self._last_look
+        self._last_look = look = Look(self.cluster.now(), looks, unread, served)
+        if len(self.mesh.proxies) > READ_MOST:
+            self.mesh.hang_up(self._split()[0])
+        return look
+
+    def _sweep(self, idle: Sequence[Proxy]) -> Sequence[Proxy]:
+        """Those that have never sent a request to the service: now and then all of them, of many some in turn."""
+        if time.monotonic() - self._swept_at < SWEEP_SECONDS:
+            return ()
+        self._swept_at = time.monotonic()
+        turns = -(-len(idle) // SWEEP_MOST) or 1
+        self._sweeps += 1
+        turn = self._sweeps % turns
+        return [proxy for number, proxy in enumerate(sorted(idle, key=lambda p: p.uid)) if number % turns == turn]
 
     # ------------------------------------------------------------ evidence
 
     def load_evidence(self) -> Evidence | None:
         try:
-            return stored_evidence(self.cluster, self.namespace, self.name)
+            stored = stored_evidence(self.cluster, self.namespace, self.name)
+            if stored and not self._last_look:  # tells who sends requests: not everybody has to be asked again
+                self._last_look = stored.look
+            return stored
         except _evidence.EvidenceError as error:
             self.say(str(error))
             return None

@@ -115,6 +115,7 @@ details:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
+from ansible_collections.progressive.istio.plugins.module_utils._find import stored_evidence
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Window, judge
 from ansible_collections.progressive.istio.plugins.module_utils._module import (
     ANALYSIS_SPEC,
@@ -123,7 +124,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._module import (
     tolerance,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
-from ansible_collections.progressive.istio.plugins.module_utils._world import stored_evidence
 
 GATE_OPTIONS = ("tolerance_ratio", "tolerance_floor", "alpha_fail", "alpha_pass")
 

@@ -51,10 +51,13 @@ options:
     required: true
   verify:
     description:
-      - V(proxies) reads the route from every proxy of the mesh that has it, by port-forward to its admin port.
+      - V(proxies) reads the route from the proxies of the mesh that have it, by port-forward to their admin port. Of
+        more than 32 it reads the gateways and a sample, and takes istiod's word for the others.
+      - V(istiod) takes istiod's word for all of them (C(/debug/syncz) of every replica). It tells who has not
+        acknowledged or has rejected what was sent, not what is in it.
       - V(none) trusts the API server.
     type: str
-    choices: [proxies, none]
+    choices: [proxies, istiod, none]
     default: proxies
   verify_timeout:
     description: How long all proxies may take, in seconds.
@@ -99,10 +102,11 @@ after:
   sample: {v1: 90, v2: 10}
 proxies:
   description:
-    - How many proxies have the route, and how many run the weights. All 0 in check mode and with O(verify=none).
+    - How many of those that were read have the route, and how many run the weights; and of how many others istiod says
+      that they have all it sent (C(by_istiod)). All 0 in check mode and with O(verify=none).
   returned: success
   type: dict
-  sample: {asked: 5, programmed: 5, lagging: []}
+  sample: {asked: 5, programmed: 5, lagging: [], by_istiod: 0}
 seconds:
   description: Time from the first read until the last proxy ran the weights.
   returned: success
@@ -125,7 +129,7 @@ def main() -> None:
             "kind": {"type": "str", "choices": ["VirtualService", "HTTPRoute"], "default": "VirtualService"},
             "route": {"type": "str", "default": ""},
             "weights": {"type": "dict", "required": True},
-            "verify": {"type": "str", "choices": ["proxies", "none"], "default": "proxies"},
+            "verify": {"type": "str", "choices": ["proxies", "istiod", "none"], "default": "proxies"},
             "verify_timeout": {"type": "float", "default": 30.0},
         },
         supports_check_mode=True,
@@ -137,7 +141,7 @@ def main() -> None:
             module.params["kind"],
             module.params["route"],
             whole_weights(module.params["weights"], module.params["kind"]),
-            module.params["verify"] == "proxies",
+            module.params["verify"],
             module.params["verify_timeout"],
         )
         result = set_weights(connect(module), wish, module.check_mode)

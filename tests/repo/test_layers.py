@@ -21,6 +21,7 @@ OUTSIDE = {
     f"module_utils/{name}"
     for name in (
         "_cluster",
+        "_find",
         "_lease",
         "_mesh",
         "_module",

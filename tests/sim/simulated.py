@@ -35,6 +35,7 @@ class Programmed:
     asked: int
     programmed: int
     lagging: tuple[str, ...]
+    rest: str = ""
 
 
 @dataclass

@@ -201,7 +201,9 @@ def test_what_istiod_says_of_its_proxies() -> None:
         ).encode()
     )
     late = "it has not acknowledged what istiod sent at 2026-11-23T17:55:53Z"
-    assert told == {
+    assert told["web/c-1"].sent == "2026-11-23T17:55:53Z/67 2026-11-23T17:55:53Z/67"
+    assert told["web/c-4"].sent == "None 2026-11-23T17:55:53Z/67"
+    assert {name: sync.trouble for name, sync in told.items()} == {
         "web/c-1": "",
         "web/c-2": "it rejects the update: Invalid regex",
         "web/c-3": late,
