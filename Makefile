@@ -2,7 +2,7 @@
 # Every target prepares what it needs by itself; nothing is installed into the checkout.
 .DEFAULT_GOAL := help
 CHECK := tests/env/check
-GROUPS := lint types repo unit sim sanity collection molecule mesh
+GROUPS := lint types repo unit sim sanity collection molecule long
 
 .PHONY: help env lab demo demo-down test soak bench docs $(GROUPS)
 
@@ -32,7 +32,7 @@ sim: ## Simulated releases, killed at every write
 sanity: ## ansible-test sanity, with the oldest and the newest ansible-core
 collection: ## Build the tarball, look into it, install it elsewhere and use it
 molecule: ## All molecule scenarios on the lab
-mesh: ## Role istio by both methods from nothing to nothing; not part of `make test`
+long: ## The long scenarios: Istio by both methods, GitOps, routes of many shapes; not part of `make test`
 $(GROUPS):
 	@$(CHECK) $@
 

@@ -166,8 +166,12 @@ class Cluster:
         return done
 
     def may(self, verb: str, group: str, plural: str, namespace: str) -> bool:
-        """Whether the account may do this (a SelfSubjectAccessReview); True where nobody tells."""
-        wish = {"verb": verb, "group": group, "resource": plural, "namespace": namespace}
+        """Whether the account may do this (a SelfSubjectAccessReview); True where nobody tells.
+
+        ``plural`` may be ``pods/portforward``; an empty namespace means all of them.
+        """
+        resource, _slash, part = plural.partition("/")
+        wish = {"verb": verb, "group": group, "resource": resource, "subresource": part, "namespace": namespace}
         body = {"spec": {"resourceAttributes": wish}}
         try:
             answer = self.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)

@@ -19,12 +19,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 LEASES = "coordination.k8s.io/v1"
 LEASE_SECONDS = 15
 PROCESS = "progressive.istio/process"
-WRITES = (
-    ("create", "", "configmaps"),
-    ("update", "", "configmaps"),
-    ("create", "coordination.k8s.io", "leases"),
-    ("update", "coordination.k8s.io", "leases"),
-)
 
 
 def metadata_of(namespace: str, name: str) -> dict[str, Any]:

@@ -28,7 +28,8 @@ CLUSTER = "check"  # the lab's cluster of the molecule scenarios: neither the de
 LAB = CHECKOUT / "tests" / "lab" / "lab"
 OLDEST = "2.19"
 INSTALLING = "default"
-LONG = "mesh"  # both methods of installing Istio from nothing to nothing: some ten minutes, so only when it is named
+BARE = "mesh"  # begins and ends without Istio
+LONG = (BARE, "gitops", "shapes")  # of many minutes, so only when they are named
 SCENARIO_OF_BOTH = "own-objects"  # a whole release by the playbook, short enough for the oldest environment, too
 GROUPS = {
     "lint": "ruff, yamllint, ansible-lint, documentation and changelog",
@@ -40,7 +41,7 @@ GROUPS = {
     "collection": "the tarball: size, content, installed and used from elsewhere",
     "lab": "the lab is built, and its own tests",
     "molecule": "every scenario on a cluster of the lab",
-    LONG: "role istio from nothing to nothing by both methods; long, only when it is named",
+    "long": "the long scenarios: role istio by both methods, beside GitOps tools, routes of many shapes; named only",
 }
 
 
@@ -172,7 +173,7 @@ def cluster_down(log: Log) -> int:
 def scenarios() -> list[str]:
     """The one that installs Istio comes first; the others use what it left. Before it comes the one without Istio."""
     names = (path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml"))
-    return sorted(names, key=lambda name: (name != LONG, name != INSTALLING, name))
+    return sorted(names, key=lambda name: (name != BARE, name != INSTALLING, name))
 
 
 def no_scenario(log: Log) -> int:
@@ -226,9 +227,10 @@ def all_steps() -> list[Step]:
     names = [run[0] for run in runs]
     needs = (*built, "cluster-up")
     for step, about, name, one in runs:
-        first = [f"molecule/{other}" for other in {LONG: (), INSTALLING: (LONG,)}.get(name, (LONG, INSTALLING))]
+        earlier = tuple(LONG[: LONG.index(name)]) if name in LONG else (BARE,)  # one of them has to install Istio
+        first = [f"molecule/{other}" for other in (*earlier, INSTALLING) if name not in (BARE, other)]
         same = [other for other in names[: names.index(step)] if other.startswith(f"molecule/{name}")]
-        group = LONG if name == LONG else "molecule"
+        group = "long" if name in LONG else "molecule"
         work = partial(scenario_passed, name, one)
         steps.append(Step(step, group, about, work, live=True, needs=needs, after=(*first, *same)))
     if not found:
@@ -247,13 +249,13 @@ def surroundings() -> dict[str, str]:
 
 
 def chosen(names: list[str], steps: list[Step]) -> list[Step]:
-    """The steps of some groups or of some names, else all but the long one; with scenarios come what they need."""
+    """The steps of some groups or of some names, else all but the long ones; with scenarios come what they need."""
     known = {step.group for step in steps} | {step.name for step in steps}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise env.SetupError(f"no step or group is called {unknown[0]}: {', '.join(sorted(known))}")
-    wanted = [step for step in steps if {step.name, step.group} & set(names) or (not names and step.group != LONG)]
-    if any(step.group in ("molecule", LONG) for step in wanted):
+    wanted = [step for step in steps if {step.name, step.group} & set(names) or (not names and step.group != "long")]
+    if any(step.group in ("molecule", "long") for step in wanted):
         around = {"lab-build", "cluster-up", "cluster-down"}
         wanted = [step for step in steps if step in wanted or step.name in around]
     elif any(step.name == "lab" for step in wanted):

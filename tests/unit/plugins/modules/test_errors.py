@@ -151,7 +151,17 @@ def test_a_read_is_forbidden(
     run: Run,
 ) -> None:
     api.denied = {(verb, plural)}
-    assert refused(run(module, **options), api) == forbidden(verb, plural, name, group)
+    told, *more = refused(run(module, **options), api).split(". In all it lacks: ")
+    assert told == forbidden(verb, plural, name, group)
+    assert more == (["list pods, list pods in all namespaces"] if plural == "pods" else [])
+
+
+def test_the_first_read_that_is_forbidden_names_all_that_are(api: ApiServer, run: Run) -> None:
+    api.denied = {("list", "destinationrules"), ("list", "virtualservices"), ("create", "pods")}
+    assert refused(run("istio_canary", **CANARY), api) == (
+        forbidden("list", "destinationrules") + ". In all it lacks: list virtualservices.networking.istio.io, "
+        "list destinationrules.networking.istio.io, create pods/portforward"
+    )
 
 
 def test_the_write_is_forbidden(api: ApiServer, run: Run) -> None:
