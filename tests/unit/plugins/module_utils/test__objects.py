@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def test_the_pods_of_the_versions_and_their_ports() -> None:
     named["spec"]["containers"].append({"name": "web", "ports": [{"name": "web", "containerPort": 8080}]})
     other = pod(app="other")
     other["metadata"]["uid"] = "other"
-    found = version_pods(replace(SERVICE, obj=obj, subsets=subsets), [named, other])
+    found = version_pods(Service(SERVICE.host, (80,), SERVICE.selector, subsets, obj), [named, other])
     assert list(found.values()) == [VersionPod(("v1", "all"), frozenset({8080, 8081, 82}))]
 
 
