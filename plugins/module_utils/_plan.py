@@ -193,6 +193,12 @@ def check_want(want: Want) -> None:
     ):
         if not value >= least:
             raise ReleaseError(f"{name} is {value}; at least {least} s is needed")
+    for number, step in enumerate(want.steps, 1):
+        if step.min_seconds >= want.max_wait and want.state == "promoted":
+            raise ReleaseError(
+                f"steps[{number}].min_seconds is {step.min_seconds} and analysis.max_wait {want.max_wait:g}: the step "
+                "would end without a verdict before it can pass; make max_wait the longer one"
+            )
     try:
         want.tolerance.check()
     except ValueError as error:

@@ -194,11 +194,8 @@ class Release:
             fit = state.version(record.canary.name).ready > 0
             if verdict.kind == "pass" and fit and confirmed_at is not None:
                 self._progress(record, verdict, force=True)
-                if record.step + 1 == len(record.steps):
-                    return self._promote(record)
-                if self.want.until_step is not None and record.step + 1 >= self.want.until_step:
-                    self.watch.save(force=True)
-                    return self._outcome(PROGRESSING, f"waits after step {self._step(record)}", record=record)
+                if over := self._over(record):
+                    return over
                 with contextlib.suppress(Drifted):  # the next look sees it, and holds
                     record = self._next(record)
                     written, confirmed_at = self.world.now(), None
@@ -252,6 +249,15 @@ class Release:
         return now
 
     # ---------------------------------------------------------------- acting
+
+    def _over(self, record: Record) -> Outcome | None:
+        """What ends with a step that is done: the release, or this run; nothing if the next step follows."""
+        if record.step + 1 == len(record.steps):
+            return self._promote(record)
+        if self.want.until_step is not None and record.step + 1 >= self.want.until_step:
+            self.watch.save(force=True)
+            return self._outcome(PROGRESSING, f"waits after step {self._step(record)}", record=record)
+        return None
 
     def _next(self, record: Record) -> Record:
         self.watch.save(force=True)
@@ -326,9 +332,7 @@ class Release:
             return self._abort(record, reason)
         if self.want.on_inconclusive == "promote":
             self.say(f"step {self._step(record)}  OVERRIDE  on_inconclusive: promote  {reason}")
-            if record.step + 1 == len(record.steps):
-                return self._promote(record)
-            return self._drive(self._next(record))
+            return self._over(record) or self._drive(self._next(record))
         return self._hold(record, reason)
 
     def _follow(self, record: Record, state: State) -> State:

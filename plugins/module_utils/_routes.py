@@ -376,7 +376,8 @@ def envoy_name(obj: Object, route: Route) -> str:
 def expected_clusters(obj: Object, route: Route) -> list[dict[str, float]]:
     """For every route of the object that shares ``route``'s name in Envoy: the share of each ``subset|full host`` key.
 
-    Zero weights are left out, as istiod does. The first entry belongs to ``route`` itself.
+    Zero weights are left out, as istiod does. The first entry belongs to ``route`` itself. An empty one is for routes
+    of that name that go nowhere.
     """
     namespace = obj["metadata"].get("namespace", "")
     result = []
@@ -390,4 +391,12 @@ def expected_clusters(obj: Object, route: Route) -> list[dict[str, float]]:
                 key = f"{d.subset}|{full_host(d.host, namespace)}"
                 shares[key] = shares.get(key, 0.0) + weight / total
         result.append(shares)
+    if any(entry.get("name", "") == route.name for entry in _answers(obj, route.section)):
+        result.append({})
     return result
+
+
+def _answers(obj: Object, section: str) -> list[Mapping[str, Any]]:
+    """The http routes that Envoy answers itself, redirects too: they may have the name of others, and no shares."""
+    entries: list[Mapping[str, Any]] = obj["spec"].get("http") or [] if section == "http" else []
+    return [entry for entry in entries if entry.get("redirect") or entry.get("directResponse")]

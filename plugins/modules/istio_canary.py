@@ -64,7 +64,7 @@ options:
         type: int
         required: true
       min_seconds:
-        description: Least time at this weight, in seconds.
+        description: Least time at this weight, in seconds; shorter than O(analysis.max_wait), or it could not pass.
         type: int
         default: 0
   verify_timeout:

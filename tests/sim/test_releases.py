@@ -125,6 +125,13 @@ def test_inconclusive_overrides(on_inconclusive: str) -> None:
     assert any("OVERRIDE" in line for line in runner.said) == (on_inconclusive == "promote")
 
 
+def test_an_override_stops_at_until_step_as_well() -> None:
+    mesh = Mesh(33, steady(0.0), steady(0.0), rps=0.0)
+    want = replace(WANT, max_wait=30, until_step=1, on_inconclusive="promote")
+    outcome = Runner(mesh).run(want)
+    assert (outcome.phase, outcome.finished, outcome.weight, mesh.weights["v2"]) == ("progressing", True, 10, 10)
+
+
 def test_a_client_that_cannot_be_read_is_never_a_pass() -> None:
     mesh = Mesh(8, steady(0.0), steady(0.0))
     mesh.advance(1)

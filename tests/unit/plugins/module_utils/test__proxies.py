@@ -180,6 +180,17 @@ def test_lag(
     assert lag(config(*there), obj, all_routes(obj)[index]) == (expected and f"{expected} since {SPLIT_SINCE}")
 
 
+def test_a_redirect_of_the_same_name_goes_nowhere_and_that_is_meant() -> None:
+    obj = virtual_service(("", {"v1": 90, "v2": 10}))
+    obj["spec"]["http"].insert(0, {"match": [{"uri": {"prefix": "/old"}}], "redirect": {"uri": "/"}})
+    there = config(("", {}), ("", {"v1": 90, "v2": 10}))
+    assert lag(there, obj, all_routes(obj)[0]) == ""
+    assert lag(config(("", {})), obj, all_routes(obj)[0]) == f"nothing since {SPLIT_SINCE}"
+    # Without one in the object, it is a route whose Service is missing: Envoy answers 500.
+    del obj["spec"]["http"][0]
+    assert lag(there, obj, all_routes(obj)[0]) == f"nothing since {SPLIT_SINCE}"
+
+
 def test_what_istiod_says_of_its_proxies() -> None:
     """As istiod 1.31 answers: one that took everything, one that rejects, one that is silent; and as older ones do."""
     route, listener = (f"type.googleapis.com/x.{kind}" for kind in ("RouteConfiguration", "Listener"))
