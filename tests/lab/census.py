@@ -104,11 +104,17 @@ def _tree(folder: Path) -> Iterator[str]:
             yield from (f"{parent}/{one}" for one in (*folders, *files))
 
 
+def _may_be_ours(cgroup: str) -> bool:
+    """Not one below another program's own: those come and go with what it runs."""
+    below = Path(cgroup).relative_to("/sys/fs/cgroup")
+    return len(below.parts) <= 2 or re.search(r"docker|containerd|kube|kind|istio", cgroup) is not None
+
+
 def state(name: str, data: Path, *homes: Path) -> dict[str, list[str]]:
     """Everything but processes, each as a sorted list. homes: folders that must not change, nor their files."""
     found = {
         "mounts": [" ".join(line.split(" ")[3:5]) for line in _text(Path("/proc/self/mountinfo")).splitlines()],
-        "cgroups": [one for one in _tree(Path("/sys/fs/cgroup")) if Path(one).is_dir()],
+        "cgroups": [one for one in _tree(Path("/sys/fs/cgroup")) if Path(one).is_dir() and _may_be_ours(one)],
         "firewall": _firewall(),
         "links": [line.split(":")[1].strip() for line in _output("ip", "-o", "link")],
         "namespaces": _output("ip", "netns", "list"),
