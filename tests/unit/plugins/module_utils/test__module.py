@@ -99,9 +99,9 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_become_a_wish() -> None:
-    found = want({**PARAMS, "analysis": {**ANALYSIS, "tolerance_ratio": 2.0, "max_wait": 60.0}, "until_step": 1})
+    found = want({**PARAMS, "analysis": {**ANALYSIS, "tolerance_ratio": 2.0, "max_wait": 61.0}, "until_step": 1})
     assert found.steps == (Step(10, 60), Step(100, 0))
-    assert (found.canary, found.stable, found.until_step, found.max_wait) == ("v2", "", 1, 60.0)
+    assert (found.canary, found.stable, found.until_step, found.max_wait) == ("v2", "", 1, 61.0)
     assert (found.preflight, want({**PARAMS, "preflight": "warn"}).preflight) == ("enforce", "warn")
     assert found.tolerance == Tolerance(ratio=2.0)
 
