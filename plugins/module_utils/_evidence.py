@@ -135,10 +135,11 @@ class Coverage:
         )
 
 
-def covered(before: Look, now: Look, since: float, versions: Sequence[str]) -> tuple[int, int]:
-    """(seen, served) between two looks, of the versions that have proxies of their own."""
+def covered(
+    seen: Mapping[str, Counts], before: Look, now: Look, since: float, versions: Sequence[str]
+) -> tuple[int, int]:
+    """(seen, served) between two looks, of the versions with proxies of their own. ``seen``: their ``difference``."""
     served = _total(before.served, now.served, since)
-    seen = difference(before, now, since)
     mine = [version for version in versions if version in served]
     return sum(seen.get(version, (0, 0))[0] for version in mine), sum(served[version][0] for version in mine)
 

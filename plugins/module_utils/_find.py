@@ -12,11 +12,10 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _record, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Service, versions_by_service
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Unreachable
-
-NETWORKING = "networking.istio.io/v1"
 
 
 @contextmanager

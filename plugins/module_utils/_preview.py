@@ -169,7 +169,7 @@ def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
     world.sleep(seconds)
     after = world.look()
     counts = difference(before, after, before.time)
-    coverage = Coverage(0, 0, *covered(before, after, before.time, list(state.versions)))
+    coverage = Coverage(0, 0, *covered(counts, before, after, before.time, list(state.versions)))
     total = sum(n for n, _bad in counts.values())
     programmed = world.programmed(state)
     evidence = world.load_evidence()

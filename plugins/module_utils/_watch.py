@@ -119,7 +119,7 @@ class Watch:
             self.evidence,
             windows=tuple(compact((*self.evidence.windows, window))),
             look=look,
-            coverage=self.coverage.plus(record.step, weight, *covered(before, look, since, names)),
+            coverage=self.coverage.plus(record.step, weight, *covered(counts, before, look, since, names)),
         )
         self.gate.observe(window)
         return look

@@ -190,15 +190,16 @@ def served(**series: Counts) -> dict[str, ProxyLook]:
 def test_coverage_is_what_was_seen_of_what_was_served() -> None:
     before = Look(START, {"a": proxy(v1=(10, 0), v2=(5, 0))}, {}, served(v1=(100, 0), v2=(50, 0)))
     after = Look(START + 5, {"a": proxy(v1=(100, 0), v2=(15, 0))}, {}, served(v1=(200, 1), v2=(70, 0)))
-    assert covered(before, after, START, ["v1", "v2"]) == (100, 120)
-    assert covered(before, after, START, ["v1"]) == (90, 100)
+    assert covered(difference(before, after, START), before, after, START, ["v1", "v2"]) == (100, 120)
+    assert covered(difference(before, after, START), before, after, START, ["v1"]) == (90, 100)
 
 
 def test_a_version_without_proxies_of_its_own_says_nothing_about_coverage() -> None:
     before = Look(START, {"a": proxy(v1=(10, 0), v2=(5, 0))}, {}, served(v1=(100, 0)))
     after = Look(START + 5, {"a": proxy(v1=(100, 0), v2=(15, 0))}, {}, served(v1=(190, 1)))
-    assert covered(before, after, START, ["v1", "v2"]) == (90, 90)
-    assert covered(Look(START, {}, {}), Look(START, {"a": proxy(v1=(10, 0))}, {}), START, ["v1", "v2"]) == (0, 0)
+    assert covered(difference(before, after, START), before, after, START, ["v1", "v2"]) == (90, 90)
+    before, after = Look(START, {}, {}), Look(START, {"a": proxy(v1=(10, 0))}, {})
+    assert covered(difference(before, after, START), before, after, START, ["v1", "v2"]) == (0, 0)
 
 
 def test_coverage_adds_up_over_a_step_and_begins_anew_with_the_next() -> None:
