@@ -8,8 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,25 +50,11 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     PROMOTED,
     Record,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._rights import all_that_is_missing, require_writes
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 
 SLOW_READ_SECONDS = 2.0  # pods, Service and DestinationRule are read at most this often
 EXPLAIN_SECONDS = 5.0  # istiod is asked about a proxy that has not run a change for so long
-Right = tuple[bool, str, str, str]  # in all namespaces, verb, group, plural
-READS: Sequence[Right] = (
-    (False, "get", "", "services"),
-    (False, "list", "networking.istio.io", "destinationrules"),
-    (False, "list", "", "pods"),
-    (True, "list", "", "pods"),
-    (False, "get", "", "pods/portforward"),
-    (False, "create", "", "pods/portforward"),
-)
-WRITES: Sequence[Right] = (
-    (False, "create", "", "configmaps"),
-    (False, "update", "", "configmaps"),
-    (False, "create", "coordination.k8s.io", "leases"),
-    (False, "update", "coordination.k8s.io", "leases"),
-)
 SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often,
 SWEEP_MOST = 32  # so many at once
 
@@ -166,7 +151,7 @@ class LiveWorld:
         now = time.monotonic()
         if now - self._read_at < SLOW_READ_SECONDS:
             return
-        with reading(), self._all_that_is_missing():
+        with reading(), all_that_is_missing(self.cluster, self.kind, self.namespace, self.others):
             self._service = find_service(self.cluster, self.namespace, self.name, self.kind)
             selector = ",".join(f"{k}={v}" for k, v in sorted(self._service.selector.items()))
             self._pods = self.cluster.select("v1", self.namespace, "pods", selector)
@@ -440,7 +425,7 @@ class LiveWorld:
 
     def acquire(self) -> str:
         with reading():
-            self._require_permissions()
+            require_writes(self.cluster, self.kind, self.namespace, self.others)
             return self._lease.acquire()
 
     def renew(self) -> bool:
@@ -455,38 +440,3 @@ class LiveWorld:
         """Who holds the lease, since when, and for how long; None without one."""
         with reading():
             return self._lease.describe()
-
-    # ------------------------------------------------------------ permissions
-
-    @contextmanager
-    def _all_that_is_missing(self) -> Iterator[None]:
-        """The first read that is forbidden names whatever else is: nobody wants to grant rights one run at a time."""
-        try:
-            yield
-        except ApiError as error:
-            missing = self._missing(READS, "get", "list") if error.status == 403 else []
-            every = f". In all it lacks: {', '.join(missing)}" if len(missing) > 1 else ""
-            raise ApiError(error.status, f"{error}{every}") from None
-
-    def _missing(self, rights: Sequence[Right], *verbs: str) -> list[str]:
-        """Which of these rights the account lacks, and which of these verbs on the route objects, in words."""
-        api, route_objects = _routes.RESOURCES[self.kind]
-        group_of_routes = api.partition("/")[0]
-        at = (self.namespace, *(key.partition("/")[0] for key in self.others))
-        wanted = [(where, verb, group_of_routes, route_objects) for where in at for verb in verbs]
-        wanted += [("" if wide else self.namespace, verb, group, plural) for wide, verb, group, plural in rights]
-        places = {self.namespace: "", "": " in all namespaces"}
-        return [
-            f"{verb} {plural}" + (f".{group}" if group else "") + places.get(where, f" in {where}")
-            for where, verb, group, plural in dict.fromkeys(wanted)
-            if not self.cluster.may(verb, group, plural, where)
-        ]
-
-    def _require_permissions(self) -> None:
-        """Before the first write: all that a release writes. Otherwise it would fail after the first half of it."""
-        missing = self._missing(WRITES, "patch")
-        if missing:
-            raise ReleaseError(
-                f"in namespace {self.namespace} the account that runs this may not {', '.join(missing)}; "
-                "nothing was written. Grant it that"
-            )

@@ -28,6 +28,7 @@ OUTSIDE = {
         "_preview",
         "_prometheus",
         "_report",
+        "_rights",
         "_run",
         "_weight",
         "_world",
