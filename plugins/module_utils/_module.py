@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.progressive.istio.plugins.module_utils import _cluster
+from ansible_collections.progressive.istio.plugins.module_utils._audience import parse
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want, check_want
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
@@ -99,7 +100,7 @@ def want(params: Mapping[str, Any]) -> Want:
     wish = Want(
         canary=params["canary_version"],
         stable=params["stable_version"],
-        steps=tuple(Step(step["weight"], step["min_seconds"]) for step in params["steps"]),
+        steps=tuple(Step(step["weight"], step["min_seconds"], step["mirror"]) for step in params["steps"]),
         state=params["state"],
         tolerance=tolerance(analysis),
         min_coverage=analysis["min_coverage"],
@@ -113,6 +114,7 @@ def want(params: Mapping[str, Any]) -> Want:
         adopt=params["adopt"],
         until_step=params["until_step"],
         preflight=params["preflight"],
+        audience=parse(params["cohort"], params["sticky"]),
     )
     check_want(wish)
     return wish

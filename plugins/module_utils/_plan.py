@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance, Verdict
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
@@ -51,6 +52,7 @@ class Want:
     until_step: int | None = None
     preflight: str = "enforce"
     min_coverage: float = 0.8
+    audience: Audience = field(default_factory=Audience)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Other:
     weights: Mapping[str, int]
     manager: str
     token: object = None
+    astray: str = ""  # what it lacks of the cohort, cookie and mirror of the record, or has left of them
 
     def has(self, weights: Mapping[str, int]) -> bool:
         """Whether it gives these weights to these versions."""
@@ -96,6 +99,7 @@ class State:
     token: object = None  # the World's own: what a write is based on
     aliases: Mapping[str, str] = field(default_factory=dict)  # what else the versions may be called by the user
     others: tuple[Other, ...] = ()
+    astray: str = ""  # what somebody else has changed of the record's cohort, cookie and mirror
 
     def weight_of(self, version: str) -> int:
         """The share of a version in percent of the route's weights, rounded."""
@@ -178,7 +182,7 @@ def check_want(want: Want) -> None:
             raise ReleaseError("canary_version is empty; say which version (subset) is to be released")
         if want.canary == want.stable:
             raise ReleaseError(f"canary_version and stable_version are both '{want.canary}'")
-        _check_steps(want.steps)
+        _check_steps(want.steps, bool(want.audience.cohort))
     if want.until_step is not None and want.until_step < 1:
         raise ReleaseError(f"until_step is {want.until_step}; steps count from 1")
     if want.on_inconclusive not in INCONCLUSIVE:
@@ -205,24 +209,34 @@ def check_want(want: Want) -> None:
         raise ReleaseError(f"analysis: {error}") from None
 
 
-def _check_steps(steps: tuple[Step, ...]) -> None:
+def _check_steps(steps: tuple[Step, ...], cohort: bool) -> None:
     if not steps:
         raise ReleaseError("steps is empty; give at least one, for example [{weight: 10}, {weight: 100}]")
-    before = 0
+    before = (-1, -1)
     for number, step in enumerate(steps, 1):
-        if not 1 <= step.weight <= 100:
-            raise ReleaseError(f"steps[{number}].weight is {step.weight}; a whole number from 1 to 100 is needed")
-        if step.weight <= before:
+        _check_step(f"steps[{number}]", step, cohort)
+        if (step.weight, step.mirror) <= before or (step.weight == before[0] > 0):
             raise ReleaseError(
-                f"steps[{number}].weight is {step.weight} after {before}; weights must rise from step to step"
+                f"steps[{number}].weight is {step.weight} after {before[0]}; weights must rise from step to step"
+                + (" (at weight 0 the mirror may rise instead)" if not step.weight else "")
             )
-        if step.min_seconds < 0:
-            raise ReleaseError(f"steps[{number}].min_seconds is {step.min_seconds}; it cannot be negative")
-        before = step.weight
-    if before != 100:
+        before = (step.weight, step.mirror)
+    if before[0] != 100:
         raise ReleaseError(
-            f"the last step has weight {before}; a release ends at 100 (use until_step to wait before it)"
+            f"the last step has weight {before[0]}; a release ends at 100 (use until_step to wait before it)"
         )
+
+
+def _check_step(option: str, step: Step, cohort: bool) -> None:
+    for name, value in (("weight", step.weight), ("mirror", step.mirror)):
+        if not 0 <= value <= 100:
+            raise ReleaseError(f"{option}.{name} is {value}; a whole number from 0 to 100 is needed")
+    if not (step.weight or step.mirror or cohort):
+        raise ReleaseError(
+            f"{option}.weight is 0, so nobody sees the canary; give a weight from 1 to 100, a mirror, or a cohort"
+        )
+    if step.min_seconds < 0:
+        raise ReleaseError(f"{option}.min_seconds is {step.min_seconds}; it cannot be negative")
 
 
 def admit(want: Want, state: State) -> Decision:
@@ -280,8 +294,8 @@ def _together(state: State, canary: str) -> Refuse | None:
 
 
 def behind(state: State, record: Record) -> tuple[Other, ...]:
-    """The other route objects that do not have the weights of the record yet."""
-    return tuple(other for other in state.others if not other.has(record.weights()))
+    """The other route objects that do not have the weights of the record yet, or not its cohort, cookie and mirror."""
+    return tuple(other for other in state.others if other.astray or not other.has(record.weights()))
 
 
 def strayed(state: State, record: Record, arrived: bool) -> str:
@@ -305,6 +319,14 @@ def strayed(state: State, record: Record, arrived: bool) -> str:
     return ""
 
 
+def plan_of(record: Record) -> str:
+    """For the first line of a release: ``steps 10, 50, 100 %``, and who else sees the canary."""
+    titles = [step.title.removesuffix(" %") for step in record.steps]
+    more = [f"a cohort of {len(record.audience.cohort)} rules"] if record.audience.cohort else []
+    more += [f"sticky by cookie {record.audience.cookie}"] if record.audience.cookie else []
+    return "  ".join((f"steps {', '.join(titles)} %", *more))
+
+
 def step_for(steps: tuple[Step, ...], share: int) -> int:
     """The first step with at least this share (percent)."""
     return next(i for i, step in enumerate(steps) if step.weight >= share)
@@ -314,9 +336,10 @@ def drift(state: State, record: Record) -> str:
     """What to say when somebody else has changed the weights that a release has set, or nothing."""
     want = record.weights()
     if all(state.weights.get(name) == weight for name, weight in want.items()):
-        return ""
+        return f"drift: {state.astray}; last written by {state.manager}" if state.astray else ""
     there, ours = _said(state.weights), _said(want)
-    return f"drift: the route says {there}, this release set {ours}; last written by {state.manager}"
+    more = f"; {state.astray}" if state.astray else ""
+    return f"drift: the route says {there}, this release set {ours}{more}; last written by {state.manager}"
 
 
 def _said(weights: Mapping[str, int]) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, Look, covered, difference
@@ -60,6 +61,8 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         record = Record(
             "(new)", state.uid, decision.stable, decision.canary, steps, first, PROGRESSING, now, now, world.identity()
         )
+        record = replace(record, audience=want.audience)
+        world.rehearse(state, record)
         writes = [record, *_rest(record, now)]
         share = state.weight_of(record.canary.name)
         text = f"would release {record.canary.name} (now {share} %) against {record.stable.name}"
@@ -116,16 +119,20 @@ def _line(world: LiveWorld, state: State, want: Want, record: Record, rate: floa
     if state.others:
         line["others"] = {other.where: _visible(world.follow_patch(other, record)) for other in state.others}
     if record.phase == PROGRESSING:
-        needed = requests_to_pass(want.tolerance, weight=min(record.weight, 99)) or 0
-        seconds = needed / (rate * record.weight / 100) if rate else None
-        least = record.steps[record.step].min_seconds
+        step = record.steps[record.step]
+        needed = requests_to_pass(want.tolerance, weight=min(step.judged, 99)) or 0
+        seconds = needed / (rate * step.judged / 100) if rate else None
+        least = step.min_seconds
         line["canary_requests_to_pass"] = needed
         line["seconds"] = None if seconds is None else round(max(least, seconds))
-        line["text"] = f"{record.weight} %: at least {least} s and {needed:,} canary requests without an error, " + (
+        line["text"] = f"{step.title}: at least {least} s and {needed:,} canary requests without an error, " + (
             f"about {max(least, seconds):.0f} s at {rate:.0f} requests a second"
             if seconds is not None
             else "but there is no traffic: this step cannot pass"
         )
+        if not (step.weight or step.mirror):
+            line["seconds"] = seconds = None
+            line["text"] = f"{step.title}: at least {least} s and {needed:,} requests of the cohort without an error"
         if seconds is not None and seconds > want.max_wait:
             line["text"] += f"; more than max_wait ({want.max_wait:.0f} s): this step cannot pass"
     else:
@@ -231,11 +238,12 @@ def _record(record: Record | None) -> dict[str, Any] | None:
         "id": record.id,
         "stable": {"version": record.stable.name, "hash": record.stable.hash},
         "canary": {"version": record.canary.name, "hash": record.canary.hash},
-        "steps": [{"weight": s.weight, "min_seconds": s.min_seconds} for s in record.steps],
+        "steps": [asdict(step) for step in record.steps],
         "step": record.step + 1,
         "started": record.started,
         "since": record.since,
         "by": record.by,
         "reason": record.reason,
         "others": list(record.others),
+        "audience": asdict(record.audience),
     }

@@ -82,6 +82,9 @@ class World(Protocol):
     def preflight(self, state: State, look: Look) -> Sequence[Finding]:
         """What would keep the weights from the clients. ``look``: who has sent requests to the service."""
 
+    def rehearse(self, state: State, record: Record) -> None:
+        """Make all patches of a release and write none. Raises ReleaseError for what cannot be put into a route."""
+
     def write(self, state: State, record: Record, move: bool) -> None:
         """Record and, with ``move``, its weights in one patch on what ``state`` read. Raises Conflict or Lost."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -23,8 +23,10 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import (
     Route,
     envoy_name,
     expected_clusters,
+    expected_mirrors,
     full_host,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._shown import OURS, everywhere, ours
 
 _STAT = re.compile(r"^cluster\.outbound\|\d+\|([^|]*\|[^|;]+?);?\.(upstream_\w+): (\d+)$", re.MULTILINE)
 Backends = Mapping[str, str]  # by version, what its clusters are called behind direction and port: ``subset|full host``
@@ -98,11 +100,13 @@ class EnvoyRoute:
     name: str
     shares: Mapping[str, float]
     since: str = ""
+    mirrors: Mapping[str, float] = field(default_factory=dict)
 
     def say(self) -> str:
         """For a message: ``v1 90 %, v2 10 % since 2026-11-23T14:34:14Z``."""
         since = f" since {self.since.partition('.')[0].rstrip('Z')}Z" if self.since else ""
-        return _say(self.shares) + since
+        mirrored = f" and mirrors {_say(self.mirrors)}" if self.mirrors else ""
+        return _say(self.shares) + mirrored + since
 
 
 Part = tuple[str, str, Mapping[str, Any]]  # source, name, action
@@ -140,8 +144,36 @@ def envoy_routes(body: bytes, obj: Object, section: str = "http") -> list[EnvoyR
         state = config.get("active_state") or config
         for source, called, action in _chains(config) if section in ("tcp", "tls") else _http_routes(config):
             if ours.search(source):
-                found.append(EnvoyRoute(called, _shares(action), str(state.get("last_updated", ""))))
+                when = str(state.get("last_updated", ""))
+                found.append(EnvoyRoute(called, _shares(action), when, _mirrored(action)))
     return found
+
+
+_OF = {"HUNDRED": 100, "TEN_THOUSAND": 10_000, "MILLION": 1_000_000}
+
+
+def _mirrored(action: Mapping[str, Any]) -> dict[str, float]:
+    """Share of the requests that an Envoy route mirrors to each ``subset|host``."""
+    found: dict[str, float] = {}
+    for policy in action.get("request_mirror_policies") or []:
+        _direction, _port, subset, host = [*policy.get("cluster", "").split("|"), "", "", ""][:4]
+        given = (policy.get("runtime_fraction") or {}).get("default_value") or {"numerator": 100}
+        found[f"{subset}|{host}"] = given.get("numerator", 0) / _OF[given.get("denominator", "HUNDRED")]
+    return found
+
+
+def intended(obj: Object, route: Route) -> tuple[Any, ...]:
+    """All that ``lag`` compares a proxy with: whoever runs it, needs not be asked again until it changes."""
+    added = [entry["name"] for _index, entry in ours(obj, route.section)]
+    return expected_clusters(obj, route), expected_mirrors(obj, route), added
+
+
+def _lags_in_added(there: Sequence[EnvoyRoute], obj: Object, section: str) -> str:
+    """What is wrong with the routes that a release has added for some of the users."""
+    wanted = {str(entry["name"]): everywhere(entry) for _index, entry in ours(obj, section)}
+    have = {name for name in OURS for one in there if one.name == name or one.name.startswith(name + ".")}
+    late = [f"has no route {name} yet" for name, needed in wanted.items() if needed and name not in have]
+    return ", ".join([*late, *(f"still has route {name}" for name in sorted(have - wanted.keys()))])
 
 
 def lag(body: bytes, obj: Object, route: Route, subsets: Sequence[str] = ()) -> str | None:
@@ -153,24 +185,30 @@ def lag(body: bytes, obj: Object, route: Route, subsets: Sequence[str] = ()) -> 
     """
     expected = expected_clusters(obj, route)
     named = envoy_name(obj, route)
-    intended = expected[0]
-    ours = {key for shares in expected for key in shares}
+    asked = expected[0]
+    ours_keys = {key for shares in expected for key in shares}
     namespace = obj["metadata"].get("namespace", "")
-    ours |= {f"{d.subset}|{full_host(d.host, namespace)}" for d in route.destinations}
-    ours |= {f"{name}|{full_host(d.host, namespace)}" for d in route.destinations for name in subsets}
+    ours_keys |= {f"{d.subset}|{full_host(d.host, namespace)}" for d in route.destinations}
+    ours_keys |= {f"{name}|{full_host(d.host, namespace)}" for d in route.destinations for name in subsets}
+    every = envoy_routes(body, obj, route.section)
     candidates = [
         there
-        for there in envoy_routes(body, obj, route.section)
-        if (there.name == named or there.name.startswith(named + ".")) and there.shares.keys() <= ours
+        for there in every
+        if (there.name == named or there.name.startswith(named + ".")) and there.shares.keys() <= ours_keys
     ]
     if not candidates:
         return None
     for there in candidates:
         if not any(_same(there.shares, wanted) for wanted in expected):
             return there.say()
-    if any(_same(there.shares, intended) for there in candidates):
-        return ""
-    return candidates[0].say()
+    mirrors = {key: share for key, share in expected_mirrors(obj, route).items() if key in ours_keys}
+    found = [there for there in candidates if _same(there.shares, asked)]
+    if not found:
+        return candidates[0].say()
+    for there in found:
+        if not _same({key: share for key, share in there.mirrors.items() if key in ours_keys}, mirrors):
+            return there.say()
+    return _lags_in_added(every, obj, route.section)
 
 
 SYNCZ = "/debug/syncz"  # of istiod: what it has sent to each of its proxies, and what they said to it

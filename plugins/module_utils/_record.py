@@ -10,8 +10,10 @@ was intended. Its key must not contain ``istio.io``: istiod pushes to every prox
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience, Shown, restored
 
 ANNOTATION = "progressive.istio/release"
 FORMAT = 1
@@ -34,10 +36,28 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One entry of the plan: canary weight in percent, and the least time there in seconds."""
+    """One entry of the plan: canary weight in percent, the least time there in seconds, and how many percent of the
+    requests are sent to the canary as well, whose answers nobody gets.
+    """
 
     weight: int
     min_seconds: int = 0
+    mirror: int = 0
+
+    @property
+    def judged(self) -> int:
+        """By which weight the gate tells this step from others: 1 to 100; 0 is for what is seen before a release."""
+        return self.weight or min(max(self.mirror, 1), 99)
+
+    @property
+    def title(self) -> str:
+        """For messages: ``10 %``, ``mirror 20 %``."""
+        mirrored = f"mirror {self.mirror} %"
+        return (
+            mirrored
+            if self.mirror and not self.weight
+            else f"{self.weight} %" + (f", {mirrored}" if self.mirror else "")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +76,7 @@ class Record:
     by: str = ""
     reason: str = ""
     others: tuple[str, ...] = ()  # ``namespace/name`` of the route objects that follow the one with this record
+    audience: Audience = field(default_factory=Audience)
 
     @property
     def weight(self) -> int:
@@ -65,6 +86,19 @@ class Record:
     def weights(self) -> dict[str, int]:
         """Both weights that this record intends, by subset."""
         return {self.stable.name: 100 - self.weight, self.canary.name: self.weight}
+
+    @property
+    def shown(self) -> Shown:
+        """What the route objects are to have for this audience now; all of it is gone at the end."""
+        over, wish = self.phase in (ABORTED, PROMOTED), self.audience
+        mirror = self.steps[self.step].mirror if any(step.mirror for step in self.steps) else None
+        return Shown(
+            () if over else wish.cohort,
+            wish.cookie,
+            self.id if wish.cookie and not over else "",
+            wish.attributes,
+            mirror and (0 if over else mirror),
+        )
 
     def at(self, step: int, now: float) -> Record:
         """The record of the same release that goes on to ``step``."""
@@ -95,8 +129,9 @@ def loads(text: str) -> Record:
         data["stable"], data["canary"] = Version(**data["stable"]), Version(**data["canary"])
         data["steps"] = tuple(Step(**step) for step in data["steps"])
         data["others"] = tuple(data.get("others", ()))
+        data["audience"] = restored(data["audience"]) if "audience" in data else Audience()
         record = Record(**data)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RecordError(_broken(str(error))) from None
     _check(record)
     return record
@@ -108,6 +143,7 @@ def _check(record: Record) -> None:
     if not all(isinstance(text, str) for text in (*texts, *asdict(record.canary).values())):
         raise RecordError(_broken("id, uid, by, reason, others, stable and canary hold text"))
     numbers: list[tuple[str, Any]] = [("step", record.step), *(("weight", s.weight) for s in record.steps)]
+    numbers += [("mirror", step.mirror) for step in record.steps]
     for name, number in numbers:
         if not isinstance(number, int) or isinstance(number, bool):
             raise RecordError(_broken(f"{name} {number!r} is not a whole number"))
@@ -120,8 +156,8 @@ def _check(record: Record) -> None:
             raise RecordError(_broken(f"{name} {seconds!r} is not a number"))
     if record.phase not in PHASES or not 0 <= record.step < len(record.steps):
         raise RecordError(_broken(f"phase {record.phase!r}, step {record.step} of {len(record.steps)}"))
-    if not all(0 <= step.weight <= 100 for step in record.steps):
-        raise RecordError(_broken("a step's weight is not in 0 to 100"))
+    if not all(0 <= number <= 100 for step in record.steps for number in (step.weight, step.mirror)):
+        raise RecordError(_broken("a step's weight or mirror is not in 0 to 100"))
 
 
 def _broken(why: str) -> str:

@@ -30,6 +30,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     behind,
     drift,
     newer_canary,
+    plan_of,
     require_clients,
     resolve,
     step_for,
@@ -42,6 +43,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
     Drifted,
     Lost,
     Orphaned,
+    Programmed,
     Stopped,
     Unreachable,
     World,
@@ -89,10 +91,8 @@ class Release:
             return self._outcome(decision.phase, decision.text, failed=True, weight=state.weight_of(self.want.canary))
         if isinstance(decision, Done):
             return self._outcome(decision.phase, decision.text, weight=state.weight_of(self.want.canary))
-        if isinstance(decision, Start | Adopt):
-            look = self.world.look()  # before anything is written, and before the lease
-            require_clients(state, look)
-            settle(self.world.preflight(state, look), self.want.preflight == "enforce", self.say)
+        # Before anything is written, and before the lease.
+        work = decision if isinstance(decision, Resume) else self._prepare(decision, state)
         # Taking a release back must not wait for whoever runs it: that run sees the record change, and stops.
         holder = "" if self.want.state == "aborted" else self.world.acquire()
         if holder:
@@ -100,7 +100,7 @@ class Release:
         self.renewed = self.world.now()
         outcome = None
         try:
-            outcome = self._act(decision, state)
+            outcome = self._resume(work) if isinstance(work, Resume) else self._drive(self._start(work, state))
         finally:
             # Between the passes of one run the lease stays; a run that has ended or failed gives it back at once.
             over = outcome is None or outcome.finished or budget <= 0
@@ -109,25 +109,32 @@ class Release:
                     self.world.release_lease()
         return outcome
 
-    def _act(self, decision: Start | Resume | Adopt, state: State) -> Outcome:
-        if isinstance(decision, Resume):
-            record = decision.record
-            self.watch.load(record)
-            if self.want.state == "aborted":
-                return self._abort(record, f"asked for by {self.world.identity()}", asked_for=True)
-            if decision.changed:
-                return self._abort(record, decision.changed)
-            if record.phase == HELD:
-                return self._look_again(record)
-            if not self.continued:
-                self.say(f"goes on with release {record.id} at step {self._step(record)}")
-            return self._drive(record)
-        return self._drive(self._start(decision, state))
+    def _resume(self, decision: Resume) -> Outcome:
+        record = decision.record
+        self.watch.load(record)
+        if self.want.state == "aborted":
+            return self._abort(record, f"asked for by {self.world.identity()}", asked_for=True)
+        if decision.changed:
+            return self._abort(record, decision.changed)
+        if record.phase == HELD:
+            return self._look_again(record)
+        if not self.continued:
+            self.say(f"goes on with release {record.id} at step {self._step(record)}")
+        return self._drive(record)
 
-    def _start(self, decision: Start | Adopt, state: State) -> Record:
+    def _prepare(self, decision: Start | Adopt, state: State) -> Record:
+        """The record of a release that may begin. Raises ReleaseError for what keeps it from that."""
+        look = self.world.look()
+        require_clients(state, look)
+        settle(self.world.preflight(state, look), self.want.preflight == "enforce", self.say)
+        record = self._record_for(decision, state)
+        self.world.rehearse(state, record)
+        return record
+
+    def _record_for(self, decision: Start | Adopt, state: State) -> Record:
         want, now = self.want, self.world.now()
         first = decision.first if isinstance(decision, Adopt) else 0
-        record = Record(
+        return Record(
             secrets.token_hex(4),
             state.uid,
             decision.stable,
@@ -139,18 +146,24 @@ class Release:
             now,
             self.world.identity(),
             others=tuple(other.key for other in state.others),
+            audience=want.audience,
         )
-        steps = ", ".join(str(step.weight) for step in record.steps)
-        self.say(f"{record.stable.name} -> {record.canary.name}  release {record.id}  steps {steps} %")
+
+    def _start(self, record: Record, state: State) -> Record:
+        record = record.at(record.step, self.world.now())
+        self.say(f"{record.stable.name} -> {record.canary.name}  release {record.id}  {plan_of(record)}")
         # Whole seconds: pods are dated so, and one that was made in this second has all its counts ahead of it.
-        self.watch.begin(record, float(int(now)))
+        self.watch.begin(record, float(int(record.since)))
         self._await_endpoints(record.canary.name)
         if record.weight == FULL:
             self.watch.baseline(record)
         self.watch.save(force=True)
         self._write(record, expect=state.record)
-        self.say(f"to stop it by hand: {self.world.by_hand(self._observe(), record)}")
-        self.watch.gate.begin_step(record.step, record.weight)
+        state = self._observe()
+        if not strayed(state, record, arrived=False):
+            state = self._follow(record, state)  # the command below is for objects that all of it is in
+        self.say(f"to stop it by hand: {self.world.by_hand(state, record)}")
+        self.watch.gate.begin_step(record.step, record.steps[record.step].judged)
         return record
 
     def _await_endpoints(self, version: str) -> None:
@@ -242,8 +255,10 @@ class Release:
         told, self.continued = self.continued, False
         if told:
             return now
+        step = record.steps[record.step]
+        said = step.title if step.mirror and not step.weight else f"weight {step.title}"
         self.say(
-            f"step {self._step(record)}  weight {record.weight} % in {answer.programmed} of {answer.asked} proxies "
+            f"step {self._step(record)}  {said} in {answer.programmed} of {answer.asked} proxies "
             f"after {now - written:.2f} s" + (f", {answer.rest}" if answer.rest else "")
         )
         return now
@@ -263,7 +278,7 @@ class Release:
         self.watch.save(force=True)
         following = record.at(record.step + 1, self.world.now())
         self._write(following, expect=record)
-        self.watch.gate.begin_step(following.step, following.weight)
+        self.watch.gate.begin_step(following.step, following.steps[following.step].judged)
         return following
 
     def _settle(self, record: Record, state: State, drifted: str) -> Record | Outcome:
@@ -276,7 +291,7 @@ class Release:
             return self._abort(record, drifted)
         adopted = record.at(step_for(record.steps, share), self.world.now())
         self._write(adopted, expect=record, force=True)
-        self.watch.gate.begin_step(adopted.step, adopted.weight)
+        self.watch.gate.begin_step(adopted.step, adopted.steps[adopted.step].judged)
         self.say(f"step {self._step(adopted)}  ADOPTED  {drifted}")
         return adopted
 
@@ -284,7 +299,13 @@ class Release:
         reason = self.watch.verdict.reason if self.watch.verdict else ""
         ended = record.ended(PROMOTED, self.world.now(), reason)
         self.watch.save(force=True)
-        self._write(ended, expect=record, move=False)
+        self._write(ended, expect=record)
+        self._follow(ended, self._observe())
+        if record.shown != ended.shown:
+            answer, _seconds = self._programmed(ended.since)
+            if answer.lagging:
+                late = "; ".join(answer.lagging[:5])
+                self.say(f"PROMOTED  still with cohort, cookie or mirror of this release: {late}")
         self.say(f"PROMOTED  {record.canary.name} has all traffic  {totals(self.watch.evidence)}")
         return self._outcome(PROMOTED, f"{record.canary.name} has all traffic", record=ended)
 
@@ -300,21 +321,24 @@ class Release:
         for text in filter(None, (drifted, strayed(before, record, self.arrived == record.step))):
             self.say(f"overruled a {text}")
         self._follow(ended, self._observe())
-        lagging: tuple[str, ...] = ()
-        while True:
-            answer = self.world.programmed(self._observe())
-            lagging, now = answer.lagging, self.world.now()
-            if not lagging or now - decided > self.want.verify_timeout:
-                break
-            self.world.sleep(CONFIRM_SECONDS)
-        took = f"weight 0 in {answer.programmed} of {answer.asked} proxies {now - decided:.2f} s after the verdict"
+        answer, seconds = self._programmed(decided)
+        took = f"weight 0 in {answer.programmed} of {answer.asked} proxies {seconds:.2f} s after the verdict"
         self.say(f"ABORTED  {took}  {reason}")
-        if lagging:
-            self.say(f"ABORTED  still with the old weight: {'; '.join(lagging[:5])}")
+        if answer.lagging:
+            self.say(f"ABORTED  still with the old weight: {'; '.join(answer.lagging[:5])}")
         self.watch.close_window(ended)  # until weight 0 was reached, so that the evidence holds every failed answer
         self.watch.save(force=True)
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self._outcome(ABORTED, text, failed=not asked_for, record=ended)
+
+    def _programmed(self, since: float) -> tuple[Programmed, float]:
+        """What the proxies run at the end, as soon as all run it or ``verify_timeout`` is over; seconds since then."""
+        while True:
+            answer = self.world.programmed(self._observe())
+            seconds = self.world.now() - since
+            if not answer.lagging or seconds > self.want.verify_timeout:
+                return answer, seconds
+            self.world.sleep(CONFIRM_SECONDS)
 
     def _hold(self, record: Record, reason: str) -> Outcome:
         held = record.ended(HELD, self.world.now(), reason)
@@ -327,7 +351,7 @@ class Release:
         reason = f"no verdict within {self.want.max_wait:.0f} s: {verdict.kind}: {verdict.reason}"
         if not confirmed:
             lagging = self.world.programmed(self._observe()).lagging
-            return self._abort(record, f"weight {record.weight} % not programmed: {'; '.join(lagging[:3])}")
+            return self._abort(record, f"{record.steps[record.step].title} not programmed: {'; '.join(lagging[:3])}")
         if self.want.on_inconclusive == "abort":
             return self._abort(record, reason)
         if self.want.on_inconclusive == "promote":
@@ -357,12 +381,13 @@ class Release:
         return state
 
     def _repair(self, state: State) -> State:
-        """A run that was killed while it took a release back has left other route objects with weights of that."""
+        """A run that was killed while it ended a release has left other route objects with something of that."""
         record = state.record
-        if not record or record.phase != ABORTED or strayed(state, record, arrived=False):
+        if not record or record.phase not in (ABORTED, PROMOTED) or strayed(state, record, arrived=False):
             return state
         for other in behind(state, record):
-            self.say(f"{other.where} goes back to {record.stable.name}, too: it was left over by a run that ended")
+            what = f"goes back to {record.stable.name}" if record.phase == ABORTED else f"is put right ({other.astray})"
+            self.say(f"{other.where} {what}, too: it was left over by a run that ended")
         return self._follow(record, state)
 
     def _write(self, record: Record, expect: Record | None, move: bool = True, force: bool = False) -> str:
@@ -437,7 +462,7 @@ class Release:
             self.say(f"step {self._step(record)}  {text}{more}")
 
     def _step(self, record: Record) -> str:
-        return f"{record.step + 1}/{len(record.steps)}  {record.steps[record.step].weight} %"
+        return f"{record.step + 1}/{len(record.steps)}  {record.steps[record.step].title}"
 
     def _outcome(
         self,

@@ -305,8 +305,12 @@ def weight_patch(
             changes.append({"op": "add", "path": f"/metadata/annotations/{_pointer(key)}", "value": value})
     if not changes:
         return []
-    pin = {"op": "replace", "path": "/metadata/resourceVersion", "value": obj["metadata"]["resourceVersion"]}
-    return [*guards, pin, *changes]
+    return [*guards, pinned(obj), *changes]
+
+
+def pinned(obj: Object) -> Operation:
+    """The operation that makes the API server refuse a patch of an object that has changed since it was read."""
+    return {"op": "replace", "path": "/metadata/resourceVersion", "value": obj["metadata"]["resourceVersion"]}
 
 
 def _guard(route: Route, destination: Destination, entry: Mapping[str, Any]) -> Operation:
@@ -327,9 +331,9 @@ def by_hand(obj: Object, route: Route, destination: Destination, weight: int) ->
 def apply_patch(obj: Object, patch: Sequence[Operation]) -> dict[str, Any]:
     """What the object looks like after a patch of ours, for ``--diff`` and tests; guards raise RouteError.
 
-    Knows the operations that ``weight_patch`` writes (test, add, replace), no others.
+    Knows the operations that this collection writes (test, add, replace, remove), no others.
     """
-    result: dict[str, Any] = _copy(obj)
+    result: dict[str, Any] = copy_of(obj)
     for operation in patch:
         *parents, last = [p.replace("~1", "/").replace("~0", "~") for p in operation["path"].split("/")[1:]]
         place: Any = result
@@ -339,17 +343,20 @@ def apply_patch(obj: Object, patch: Sequence[Operation]) -> dict[str, Any]:
         if operation["op"] == "test":
             if place[key] != operation["value"]:
                 raise RouteError(f"{operation['path']} is {place[key]!r}, not {operation['value']!r}")
+        elif operation["op"] == "remove":
+            del place[key]
         elif isinstance(place, list) and operation["op"] == "add":
-            place.insert(key, _copy(operation["value"]))
+            place.insert(key, copy_of(operation["value"]))
         else:
-            place[key] = _copy(operation["value"])
+            place[key] = copy_of(operation["value"])
     return result
 
 
-def _copy(value: Any) -> Any:
+def copy_of(value: Any) -> Any:
+    """A copy of a part of an object, down to its leaves."""
     if isinstance(value, Mapping):
-        return {k: _copy(v) for k, v in value.items()}
-    return [_copy(v) for v in value] if isinstance(value, list) else value
+        return {k: copy_of(v) for k, v in value.items()}
+    return [copy_of(v) for v in value] if isinstance(value, list) else value
 
 
 def field_manager(obj: Object, section: str = "http") -> str:
@@ -394,6 +401,27 @@ def expected_clusters(obj: Object, route: Route) -> list[dict[str, float]]:
     if any(entry.get("name", "") == route.name for entry in _answers(obj, route.section)):
         result.append({})
     return result
+
+
+def expected_mirrors(obj: Object, route: Route) -> dict[str, float]:
+    """Share of the requests that ``route`` mirrors to each ``subset|full host``; nothing said is all of them."""
+    namespace, entry = obj["metadata"].get("namespace", ""), obj["spec"][route.section][route.index]
+    found: dict[str, float] = {}
+    for one in entry.get("filters") or []:
+        if mirror := one.get("requestMirror"):
+            backend, fraction = (
+                mirror["backendRef"],
+                mirror.get("fraction") or {"numerator": mirror.get("percent", 100)},
+            )
+            host = full_host(backend["name"], backend.get("namespace") or namespace)
+            found[f"|{host}"] = fraction["numerator"] / fraction.get("denominator", 100)
+    given = [{"destination": entry["mirror"], **entry}] if entry.get("mirror") else []
+    for one in [*given, *(entry.get("mirrors") or [])]:
+        percent = one.get("mirrorPercentage") or one.get("percentage") or {"value": one.get("mirrorPercent", 100)}
+        if value := percent.get("value", 0):
+            to = one["destination"]
+            found[f"{to.get('subset', '')}|{full_host(str(to['host']), namespace)}"] = value / 100
+    return found
 
 
 def _answers(obj: Object, section: str) -> list[Mapping[str, Any]]:

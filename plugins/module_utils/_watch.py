@@ -76,7 +76,7 @@ class Watch:
         self.gate = self._gate()
         for window in self.evidence.windows if self.evidence else ():
             self.gate.observe(window)
-        self.gate.begin_step(record.step, record.steps[record.step].weight)
+        self.gate.begin_step(record.step, record.steps[record.step].judged)
 
     # ---------------------------------------------------------------- looking
 
@@ -113,7 +113,7 @@ class Watch:
         since, names = self.evidence.since, (record.canary.name, record.stable.name)
         counts = difference(before, look, since)
         (n_c, x_c), (n_b, x_b) = (counts.get(name, (0, 0)) for name in names)
-        weight = record.steps[record.step].weight if weight is None else weight
+        weight = record.steps[record.step].judged if weight is None else weight
         window = Window(record.step, weight, max(0.0, look.time - before.time), n_c, x_c, n_b, x_b)
         self.evidence = replace(
             self.evidence,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _routes
+from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _proxies, _routes, _shown
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._find import (
@@ -44,6 +44,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import Oth
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
+    ABORTED,
     ANNOTATION,
     HELD,
     PROGRESSING,
@@ -72,6 +73,23 @@ def token_of(state: State | Other) -> Token:
     if not isinstance(state.token, Token):
         raise TypeError("this state does not come from a cluster")
     return state.token
+
+
+def _with_shown(token: Token, record: Record, patch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The patch, and after it what this record shows to whom."""
+    there = _routes.apply_patch(token.obj, patch)
+    more = _shown.patch(there, token.route, record.canary.name, record.shown)
+    return [*patch, *(more[1:] if patch else more)]  # pinned once
+
+
+def _astray(obj: Mapping[str, Any], route: _routes.Route, record: Record) -> str:
+    return _shown.astray(obj, route, record.canary.name, record.shown)
+
+
+def _left_behind(other: Other, record: Record) -> bool:
+    """Whether a release that is over has left something here that is its own."""
+    there = other.has(record.weights())
+    return bool(there and other.astray) if record.phase == PROMOTED else not there or bool(other.astray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +197,8 @@ class LiveWorld:
             route = _routes.pick_route(obj, service.host, wanted, self.route_name)
             _routes.require_requests(obj, route)
             others = self._others(record, service.host, wanted)
+            running = record is not None and record.phase in (PROGRESSING, HELD)
+            astray = _astray(obj, route, record) if record and running else ""
         return State(
             _routes.describe(obj),
             f"Service {self.namespace}/{self.name}",
@@ -190,15 +210,16 @@ class LiveWorld:
             Token(obj, route),
             service.aliases,
             others,
+            astray,
         )
 
     def _others(self, record: Record | None, host: str, canary: str) -> tuple[Other, ...]:
         """The other route objects: those on record while it runs, else those that were asked for.
 
-        And those that a release which was taken back has left behind. One on record that is gone, or has no such route
-        any more, has nothing left to move.
+        And those that a release which was taken back has left behind, or that have its cohort, cookie or mirror still.
+        One on record that is gone, or has no such route any more, has nothing left to move.
         """
-        on_record = record.others if record and record.phase != PROMOTED else ()
+        on_record = record.others if record else ()
         running = record is not None and record.phase in (PROGRESSING, HELD)
         found = []
         for key in on_record if running else dict.fromkeys((*self.others, *on_record)):
@@ -211,8 +232,9 @@ class LiveWorld:
                     continue
                 raise
             manager = _routes.field_manager(obj, route.section)
-            other = Other(key, _routes.describe(obj), route.weights(), manager, Token(obj, route))
-            if running or key in self.others or (record and not other.has(record.weights())):
+            astray = _astray(obj, route, record) if record and key in on_record else ""
+            other = Other(key, _routes.describe(obj), route.weights(), manager, Token(obj, route), astray)
+            if running or key in self.others or (record and _left_behind(other, record)):
                 found.append(other)
         return tuple(found)
 
@@ -245,19 +267,31 @@ class LiveWorld:
     def patch_for(self, token: Token, record: Record, move: bool = True) -> list[dict[str, Any]]:
         """The JSON Patch that ``write`` would send."""
         stable, canary = record.stable.name, record.canary.name
+        note = {ANNOTATION: record.dumps()}
+        if not move:
+            return _routes.weight_patch(token.obj, token.route, {}, note)
         clone = (stable, canary) if canary not in token.route.weights() else None
-        weights = record.weights() if move else {}
-        return _routes.weight_patch(token.obj, token.route, weights, {ANNOTATION: record.dumps()}, clone)
+        return _with_shown(token, record, _routes.weight_patch(token.obj, token.route, record.weights(), note, clone))
 
     def follow_patch(self, other: Other, record: Record) -> list[dict[str, Any]]:
         """The JSON Patch that ``follow`` would send."""
         token, weights = token_of(other), record.weights()
         stable, canary = record.stable.name, record.canary.name
         if canary in token.route.weights():
-            return _routes.weight_patch(token.obj, token.route, weights)
-        if not weights[canary]:
-            return _routes.weight_patch(token.obj, token.route, {stable: weights[stable]})
-        return _routes.weight_patch(token.obj, token.route, weights, clone=(stable, canary))
+            patch = _routes.weight_patch(token.obj, token.route, weights)
+        elif record.phase == ABORTED:
+            patch = _routes.weight_patch(token.obj, token.route, {stable: weights[stable]})
+        else:
+            patch = _routes.weight_patch(token.obj, token.route, weights, clone=(stable, canary))
+        return _with_shown(token, record, patch)
+
+    def rehearse(self, state: State, record: Record) -> None:
+        with reading():
+            for token in (token_of(state), *(token_of(other) for other in state.others)):
+                if any(step.mirror for step in record.steps):
+                    _shown.refuse_foreign_mirror(token.obj, token.route, record.canary.name)
+                for step in range(len(record.steps)):
+                    self.patch_for(token, record.at(step, record.since))
 
     def follow(self, other: Other, record: Record) -> None:
         self._patch(token_of(other), self.follow_patch(other, record))
@@ -291,6 +325,7 @@ class LiveWorld:
                 token.obj, token.route, destination, 100 if destination.version == names[0] else 0
             )
         ]
+        patch += _shown.take_out(token.obj, token.route.section)
         meta = token.obj["metadata"]
         where = f"-n {meta['namespace']} patch {self.kind.lower()} {meta['name']}"
         return f"kubectl {where} --type=json -p '{json.dumps(patch, separators=(',', ':'))}'"
@@ -300,7 +335,7 @@ class LiveWorld:
     def programmed(self, state: State) -> Programmed:
         self._slow_reads_if_any()
         tokens = {state.where: token_of(state), **{other.where: token_of(other) for other in state.others}}
-        intended = repr([_routes.expected_clusters(token.obj, token.route) for token in tokens.values()])
+        intended = repr([_proxies.intended(token.obj, token.route) for token in tokens.values()])
         if self._confirmed[0] != intended:
             self._confirmed = (intended, {where: set() for where in tokens}, time.monotonic())
         _intended, confirmed, since = self._confirmed
@@ -340,10 +375,7 @@ class LiveWorld:
         clients = [
             proxy
             for proxy in self.mesh.proxies
-            if proxy.should_answer
-            and before
-            and proxy.uid in before.proxies
-            and before.proxies[proxy.uid].counted
+            if proxy.should_answer and before and proxy.uid in before.proxies and before.proxies[proxy.uid].counted
         ]
         answers = self.mesh.healthy(clients, self.service().backends, version)
         return tuple(

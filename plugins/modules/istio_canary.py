@@ -60,13 +60,59 @@ options:
       - {weight: 100, min_seconds: 60}
     suboptions:
       weight:
-        description: The canary's share of the requests, in percent.
+        description:
+          - The canary's share of the requests, in percent. V(0) needs a O(steps[].mirror) or a O(cohort) that the step
+            can be judged by.
         type: int
         required: true
       min_seconds:
         description: Least time at this weight, in seconds; shorter than O(analysis.max_wait), or it could not pass.
         type: int
         default: 0
+      mirror:
+        description:
+          - Percent of the requests that are sent to the canary as well. Nobody gets its answers, and they are judged
+            like others. What a request writes is written twice.
+        type: int
+        default: 0
+  cohort:
+    description:
+      - Requests that the canary always answers while the release runs, whatever the weight. A request that meets all
+        conditions of any entry is one of them. They are judged like others.
+      - A route above the weighted one, a copy of it with more to match, is added in the patch of the first step and
+        taken out in the patch that ends the release.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      headers:
+        description: By name of the header, a text, or one of V(exact), V(prefix), V(regex) (RE2, the whole value).
+        type: dict
+        default: {}
+      cookies:
+        description: One cookie by its name, and its value.
+        type: dict
+        default: {}
+      source_labels:
+        description: Labels of the pods that send the requests. Not with O(route_kind=HTTPRoute).
+        type: dict
+        default: {}
+  sticky:
+    description:
+      - Users who have got an answer of the canary stay with it until the release is over. The canary's answers set a
+        cookie with the release's identifier; a route above the weighted one looks for it. After an abort it means
+        nothing.
+      - Without it every request is drawn anew.
+    type: dict
+    suboptions:
+      cookie:
+        description: The cookie's name, for example C(app-1-release).
+        type: str
+        required: true
+      attributes:
+        description: What follows the cookie's value. Add C(Secure) where all users come by HTTPS.
+        type: str
+        default: Path=/; Max-Age=86400; HttpOnly; SameSite=Lax
   verify_timeout:
     description: How long the proxies may take to run a weight before they are named, in seconds.
     type: float
@@ -133,6 +179,31 @@ EXAMPLES = r"""
       - {weight: 10, min_seconds: 60}
       - {weight: 50, min_seconds: 60}
       - {weight: 100, min_seconds: 120}
+
+- name: Mirror first, testers always get v2, and users who got it stay
+  progressive.istio.istio_canary:
+    namespace: namespace-1
+    name: app-1
+    canary_version: v2
+    steps:
+      - {weight: 0, mirror: 20, min_seconds: 60}
+      - {weight: 10, min_seconds: 60}
+      - {weight: 100, min_seconds: 60}
+    cohort:
+      - headers: {x-tester: "yes"}
+      - source_labels: {team: checkout}
+    sticky: {cookie: app-1-release}
+
+- name: Blue/green, all traffic at once after the requests with this header were answered well enough
+  progressive.istio.istio_canary:
+    namespace: namespace-1
+    name: app-1
+    canary_version: green
+    steps:
+      - {weight: 0}
+      - {weight: 100, min_seconds: 60}
+    cohort:
+      - headers: {x-slot: green}
 
 - name: Take it back
   progressive.istio.istio_canary:
@@ -212,6 +283,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._report import J
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
 
+COOKIE_ATTRIBUTES = "Path=/; Max-Age=86400; HttpOnly; SameSite=Lax"
 DEFAULT_STEPS = [{"weight": weight, "min_seconds": 60} for weight in (10, 25, 50, 100)]
 
 
@@ -229,6 +301,24 @@ def main() -> None:
                 "options": {
                     "weight": {"type": "int", "required": True},
                     "min_seconds": {"type": "int", "default": 0},
+                    "mirror": {"type": "int", "default": 0},
+                },
+            },
+            "cohort": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "headers": {"type": "dict", "default": {}},
+                    "cookies": {"type": "dict", "default": {}, "no_log": False},
+                    "source_labels": {"type": "dict", "default": {}},
+                },
+            },
+            "sticky": {
+                "type": "dict",
+                "options": {
+                    "cookie": {"type": "str", "required": True, "no_log": False},
+                    "attributes": {"type": "str", "default": COOKIE_ATTRIBUTES},
                 },
             },
             "verify_timeout": {"type": "float", "default": 30.0},

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
+from ansible_collections.progressive.istio.plugins.module_utils._audience import Shown
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, Outcome, State, Want, Workload
@@ -45,6 +46,7 @@ class Client:
     uid: str
     born: float
     weights: dict[str, int]
+    shown: Shown = field(default_factory=Shown)
     counts: dict[str, list[int]] = field(default_factory=dict)
     epoch: int = 0
     cut_off: bool = False
@@ -84,6 +86,9 @@ class Mesh:
         self.lease: tuple[str, float] | None = None
         self.clients = [Client(f"client-{i}", 0.0, dict(self.weights)) for i in range(clients)]
         self.served: dict[str, list[int]] = {name: [0, 0] for name in self.weights}
+        self.shown = Shown()  # what the route object has for the cohort, those who stay, and the mirror
+        self.others_shown: dict[str, Shown] = {}
+        self.testers = 0.0  # requests a second that match the cohort
         self.others: dict[str, dict[str, int]] = {}  # more route objects, by namespace/name
         self.unseen = 0.0  # requests of clients without a sidecar, per request of the others
         self.came_in = dict.fromkeys(self.weights, 0)  # what the versions' own proxies count
@@ -97,7 +102,8 @@ class Mesh:
         self.time += seconds
         for client in self.clients:
             if not client.cut_off:
-                client.weights = dict(self.weights)
+                client.weights, client.shown = dict(self.weights), self.shown
+            self._besides(client, seconds)
             total = sum(client.weights.values())
             n = binomial(self.rng, math.ceil(2 * self.rps * seconds / len(self.clients)), 0.5) if self.rps else 0
             for name, weight in client.weights.items():
@@ -114,6 +120,15 @@ class Mesh:
                 total -= weight
                 if total <= 0:
                     break
+
+    def _besides(self, client: Client, seconds: float) -> None:
+        """The canary's requests that no weight brings: those of testers, and mirrored ones."""
+        asked = self.testers * bool(client.shown.cohort) + self.rps * (client.shown.mirror or 0) / 100
+        n = round(asked * seconds / len(self.clients) + self.rng.random() - 0.5)
+        counts = client.counts.setdefault("v2", [0, 0])
+        counts[0] += n
+        counts[1] += binomial(self.rng, n, self.rates["v2"](self.time))
+        self.came_in["v2"] += n
 
     def record(self) -> Record | None:
         return loads(self.annotation) if self.annotation else None
@@ -192,7 +207,17 @@ class Runner:
         m = self.mesh
         record = m.record()
         keys = record.others if record else tuple(m.others)
-        others = tuple(Other(k, f"VirtualService {k}", dict(m.others[k]), "kubectl", m.version) for k in keys)
+        others = tuple(
+            Other(
+                k,
+                f"VirtualService {k}",
+                dict(m.others[k]),
+                "kubectl",
+                m.version,
+                _differs(m.others_shown.get(k), record),
+            )
+            for k in keys
+        )
         versions = {n: Workload(Version(n, m.hashes[n]), m.ready[n], m.ready[n]) for n in m.hashes}
         return State(
             "VirtualService ns/app",
@@ -204,11 +229,15 @@ class Runner:
             versions,
             m.version,
             others=others,
+            astray=_differs(m.shown, record),
         )
 
     def preflight(self, state: State, look: Look) -> list[Finding]:
         self._reach()
         return self.mesh.findings
+
+    def rehearse(self, state: State, record: Record) -> None:
+        self._live()
 
     def write(self, state: State, record: Record, move: bool) -> None:
         self._before_write()
@@ -223,6 +252,7 @@ class Runner:
                     f"{weight} % to {name}, which is not ready"
                 )
             m.weights.update(record.weights())
+            m.shown = record.shown
         m.annotation = record.dumps()
         m.version += 1
         m.manager = "progressive.istio"
@@ -239,6 +269,7 @@ class Runner:
         if other.token != m.version:
             raise Conflict("the object has been modified")
         m.others[other.key].update(record.weights())
+        m.others_shown[other.key] = record.shown
         m.version += 1
         self._after_write()
         if self.count == self.lose_answer:
@@ -246,7 +277,8 @@ class Runner:
 
     def programmed(self, state: State) -> Programmed:
         self._live()
-        lagging = tuple(f"{c.uid} {c.weights}" for c in self.mesh.clients if c.weights != self.mesh.weights)
+        m = self.mesh
+        lagging = tuple(f"{c.uid} {c.weights}" for c in m.clients if (c.weights, c.shown) != (m.weights, m.shown))
         return Programmed(len(self.mesh.clients), len(self.mesh.clients) - len(lagging), lagging)
 
     def without_endpoint(self, version: str) -> tuple[str, ...]:
@@ -317,6 +349,11 @@ STEPS = (Step(10, 5), Step(50, 5), Step(100, 5))
 WANT = Want("v2", steps=STEPS, max_wait=900)
 
 
+def _differs(there: Shown | None, record: Record | None) -> str:
+    wanted = record.shown if record else Shown()
+    return "" if (there or Shown()) == wanted or wanted == Shown() == (there or Shown()) else f"{there} is shown"
+
+
 def steady(rate: float) -> Rate:
     return lambda _time: rate
 
@@ -329,6 +366,9 @@ def check_end(mesh: Mesh, outcome: Outcome) -> None:
     assert record is not None
     assert record.phase == outcome.phase
     assert all(there == {"v1": 100 - phase, "v2": phase} for there in mesh.others.values())
+    for there in (mesh.shown, *mesh.others_shown.values()):
+        assert there == record.shown
+        assert (there.cohort, there.value, there.mirror or 0) == ((), "", 0)
     assert mesh.foreign == {"headers": {"x-team": "other"}, "timeout": "3s"}
     assert mesh.lease is None or mesh.lease[1] <= mesh.time  # a killed run leaves a lease that runs out
     assert len({w[0] for w in mesh.writes}) >= 1

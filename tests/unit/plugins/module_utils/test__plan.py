@@ -77,8 +77,11 @@ def test_good_wishes() -> None:
         ({"canary": ""}, "canary_version is empty; say which version (subset) is to be released"),
         ({"stable": "v2"}, "canary_version and stable_version are both 'v2'"),
         ({"steps": ()}, "steps is empty; give at least one, for example [{weight: 10}, {weight: 100}]"),
-        ({"steps": (Step(0),)}, "steps[1].weight is 0; a whole number from 1 to 100 is needed"),
-        ({"steps": (Step(10), Step(101))}, "steps[2].weight is 101; a whole number from 1 to 100 is needed"),
+        (
+            {"steps": (Step(0),)},
+            "steps[1].weight is 0, so nobody sees the canary; give a weight from 1 to 100, a mirror, or a cohort",
+        ),
+        ({"steps": (Step(10), Step(101))}, "steps[2].weight is 101; a whole number from 0 to 100 is needed"),
         ({"steps": (Step(10), Step(10))}, "steps[2].weight is 10 after 10; weights must rise from step to step"),
         ({"steps": (Step(50), Step(20))}, "steps[2].weight is 20 after 50; weights must rise from step to step"),
         ({"steps": (Step(100, -1),)}, "steps[1].min_seconds is -1; it cannot be negative"),

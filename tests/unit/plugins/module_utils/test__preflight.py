@@ -34,9 +34,7 @@ from .shop import (
 NAME = "Service shop/app-1"
 AMBIENT = {"istio.io/dataplane-mode": "ambient"}
 INSTEAD = "use sidecars there, or an HTTPRoute with one Service for each version"
-GO_ON = (
-    "that traffic does not follow the weights; release it along (other_route_objects), or leave it if that is meant"
-)
+GO_ON = "that traffic does not follow the weights; release it along (other_route_objects), or leave it if that is meant"
 
 
 def told(view: View) -> list[tuple[bool, str]]:

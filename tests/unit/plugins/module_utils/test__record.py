@@ -24,8 +24,12 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Version,
     loads,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._routes import all_routes
+from ansible_collections.progressive.istio.plugins.module_utils._shown import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from .shapes import routed
 
 STEPS = (Step(10, 60), Step(50), Step(100, 5))
 RECORD = Record(
@@ -135,4 +139,6 @@ def test_an_edited_field_is_refused_or_harmless(key: str, value: Any) -> None:
     except RecordError:
         return
     assert all(0 <= weight <= 100 for weight in record.weights().values())
+    obj = routed("v1=90,v2=10")
+    assert isinstance(patch(obj, all_routes(obj)[0], "v2", record.shown), list)
     assert loads(record.ended(HELD, record.since + 1, "x").dumps()).phase == HELD

@@ -322,8 +322,19 @@ def test_wrong_weights(weights: dict[str, Any], text: str, api: ApiServer, run: 
     ("options", "text"),
     [
         ({"steps": []}, "steps is empty; give at least one, for example [{weight: 10}, {weight: 100}]"),
-        ({"steps": [{"weight": 0}, {"weight": 100}]}, "steps[1].weight is 0; a whole number from 1 to 100 is needed"),
-        ({"steps": [{"weight": 101}]}, "steps[1].weight is 101; a whole number from 1 to 100 is needed"),
+        (
+            {"steps": [{"weight": 0}, {"weight": 100}]},
+            "steps[1].weight is 0, so nobody sees the canary; give a weight from 1 to 100, a mirror, or a cohort",
+        ),
+        (
+            {"cohort": [{}]},
+            "cohort[1] is empty, it would be everybody; give headers, cookies or source_labels",
+        ),
+        (
+            {"sticky": {"cookie": "a b"}},
+            "sticky.cookie is 'a b'; a cookie's name is needed (letters, digits, - and _)",
+        ),
+        ({"steps": [{"weight": 101}]}, "steps[1].weight is 101; a whole number from 0 to 100 is needed"),
         (
             {"steps": [{"weight": 50}, {"weight": 50}]},
             "steps[2].weight is 50 after 50; weights must rise from step to step",
