@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils import _cluster
+from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience, Match
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, NoAnswer, path_of
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
 from ansible_collections.progressive.istio.plugins.module_utils._module import (
@@ -36,7 +37,9 @@ ANALYSIS = {name: spec["default"] for name, spec in ANALYSIS_SPEC.items()}
 PARAMS: dict[str, Any] = {
     "canary_version": "v2",
     "stable_version": "",
-    "steps": [{"weight": 10, "min_seconds": 60}, {"weight": 100, "min_seconds": 0}],
+    "steps": [{"weight": 10, "min_seconds": 60, "mirror": 5}, {"weight": 100, "min_seconds": 0, "mirror": 0}],
+    "cohort": [{"headers": {"x-tester": "yes"}, "cookies": {}, "source_labels": {}}],
+    "sticky": {"cookie": "release", "attributes": "Path=/"},
     "state": "promoted",
     "analysis": ANALYSIS,
     "verify_timeout": 30.0,
@@ -100,7 +103,8 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_become_a_wish() -> None:
     found = want({**PARAMS, "analysis": {**ANALYSIS, "tolerance_ratio": 2.0, "max_wait": 61.0}, "until_step": 1})
-    assert found.steps == (Step(10, 60), Step(100, 0))
+    assert found.steps == (Step(10, 60, 5), Step(100, 0))
+    assert found.audience == Audience((Match({"x-tester": {"exact": "yes"}}, {}),), "release", "Path=/")
     assert (found.canary, found.stable, found.until_step, found.max_wait) == ("v2", "", 1, 61.0)
     assert (found.preflight, want({**PARAMS, "preflight": "warn"}).preflight) == ("enforce", "warn")
     assert found.tolerance == Tolerance(ratio=2.0)
