@@ -38,11 +38,14 @@ def test_stop_knows_what_moves_along(render: Render) -> None:
     route = virtual_service("progressing")
     annotations = route["resources"][0]["metadata"]["annotations"]
     record = json.loads(annotations["progressive.istio/release"])
-    annotations["progressive.istio/release"] = json.dumps({**record, "others": ["edge/web"]})
+    annotations["progressive.istio/release"] = json.dumps(
+        {**record, "others": ["edge/web", f"{NAMES['canary_namespace']}/more"]}
+    )
     found = render(
         "canary", "stop.yml.j2", _canary_route=route, canary_other_route_objects=["edge/web", "more"], **NAMES
     )
-    assert found["others"] == ["edge/web", "more"]
+    home = NAMES["canary_namespace"]
+    assert found["others"] == ["edge/web", f"{home}/more"]
 
 
 def test_stop_obeys_the_variable(render: Render) -> None:
