@@ -39,12 +39,12 @@ def test_stop_knows_what_moves_along(render: Render) -> None:
     annotations = route["resources"][0]["metadata"]["annotations"]
     record = json.loads(annotations["progressive.istio/release"])
     annotations["progressive.istio/release"] = json.dumps(
-        {**record, "others": ["edge/web", f"{NAMES['canary_namespace']}/more"]}
+        {**record, "others": ["edge/web", f"{NAMES['app_namespace']}/more"]}
     )
     found = render(
         "canary", "stop.yml.j2", _canary_route=route, canary_other_route_objects=["edge/web", "more"], **NAMES
     )
-    home = NAMES["canary_namespace"]
+    home = NAMES["app_namespace"]
     assert found["others"] == ["edge/web", f"{home}/more"]
 
 
