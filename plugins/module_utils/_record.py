@@ -52,12 +52,14 @@ class Step:
     @property
     def title(self) -> str:
         """For messages: ``10 %``, ``mirror 20 %``."""
-        mirrored = f"mirror {self.mirror} %"
-        return (
-            mirrored
-            if self.mirror and not self.weight
-            else f"{self.weight} %" + (f", {mirrored}" if self.mirror else "")
-        )
+        return self.change.removeprefix("weight ")
+
+    @property
+    def change(self) -> str:
+        """The same, for what was or was not done: ``weight 10 %``, ``mirror 20 %``."""
+        weight = f"weight {self.weight} %" if self.weight or not self.mirror else ""
+        mirror = f"mirror {self.mirror} %" if self.mirror else ""
+        return ", ".join(filter(None, (weight, mirror)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,14 @@ class Record:
     audience: Audience = field(default_factory=Audience)
 
     @property
+    def present(self) -> Step:
+        """The step that it is at."""
+        return self.steps[self.step]
+
+    @property
     def weight(self) -> int:
         """The canary weight that this record intends, in percent."""
-        return 0 if self.phase == ABORTED else self.steps[self.step].weight
+        return 0 if self.phase == ABORTED else self.present.weight
 
     def weights(self) -> dict[str, int]:
         """Both weights that this record intends, by subset."""
@@ -91,7 +98,7 @@ class Record:
     def shown(self) -> Shown:
         """What the route objects are to have for this audience now; all of it is gone at the end."""
         over, wish = self.phase in (ABORTED, PROMOTED), self.audience
-        mirror = self.steps[self.step].mirror if any(step.mirror for step in self.steps) else None
+        mirror = self.present.mirror if any(step.mirror for step in self.steps) else None
         return Shown(
             () if over else wish.cohort,
             wish.cookie,

@@ -163,7 +163,7 @@ class Release:
         if not strayed(state, record, arrived=False):
             state = self._follow(record, state)  # the command below is for objects that all of it is in
         self.say(f"to stop it by hand: {self.world.by_hand(state, record)}")
-        self.watch.gate.begin_step(record.step, record.steps[record.step].judged)
+        self.watch.gate.begin_step(record.step, record.present.judged)
         return record
 
     def _await_endpoints(self, version: str) -> None:
@@ -255,10 +255,8 @@ class Release:
         told, self.continued = self.continued, False
         if told:
             return now
-        step = record.steps[record.step]
-        said = step.title if step.mirror and not step.weight else f"weight {step.title}"
         self.say(
-            f"step {self._step(record)}  {said} in {answer.programmed} of {answer.asked} proxies "
+            f"step {self._step(record)}  {record.present.change} in {answer.programmed} of {answer.asked} proxies "
             f"after {now - written:.2f} s" + (f", {answer.rest}" if answer.rest else "")
         )
         return now
@@ -278,7 +276,7 @@ class Release:
         self.watch.save(force=True)
         following = record.at(record.step + 1, self.world.now())
         self._write(following, expect=record)
-        self.watch.gate.begin_step(following.step, following.steps[following.step].judged)
+        self.watch.gate.begin_step(following.step, following.present.judged)
         return following
 
     def _settle(self, record: Record, state: State, drifted: str) -> Record | Outcome:
@@ -291,7 +289,7 @@ class Release:
             return self._abort(record, drifted)
         adopted = record.at(step_for(record.steps, share), self.world.now())
         self._write(adopted, expect=record, force=True)
-        self.watch.gate.begin_step(adopted.step, adopted.steps[adopted.step].judged)
+        self.watch.gate.begin_step(adopted.step, adopted.present.judged)
         self.say(f"step {self._step(adopted)}  ADOPTED  {drifted}")
         return adopted
 
@@ -351,7 +349,7 @@ class Release:
         reason = f"no verdict within {self.want.max_wait:.0f} s: {verdict.kind}: {verdict.reason}"
         if not confirmed:
             lagging = self.world.programmed(self._observe()).lagging
-            return self._abort(record, f"{record.steps[record.step].title} not programmed: {'; '.join(lagging[:3])}")
+            return self._abort(record, f"{record.present.change} not programmed: {'; '.join(lagging[:3])}")
         if self.want.on_inconclusive == "abort":
             return self._abort(record, reason)
         if self.want.on_inconclusive == "promote":
@@ -462,7 +460,7 @@ class Release:
             self.say(f"step {self._step(record)}  {text}{more}")
 
     def _step(self, record: Record) -> str:
-        return f"{record.step + 1}/{len(record.steps)}  {record.steps[record.step].title}"
+        return f"{record.step + 1}/{len(record.steps)}  {record.present.title}"
 
     def _outcome(
         self,

@@ -75,15 +75,23 @@ class Route:
 
     def path(self) -> str:
         """JSON pointer of the list of its destinations."""
-        return f"/spec/{self.section}/{self.index}/{_list_key(self.section)}"
+        return f"/spec/{self.section}/{self.index}/{list_key(self.section)}"
 
 
-def _list_key(section: str) -> str:
+def list_key(section: str) -> str:
+    """The field of a route that lists its destinations."""
     return "backendRefs" if section == RULES else "route"
 
 
-def _entries(obj: Object, route: Route) -> Sequence[Mapping[str, Any]]:
-    entries: Sequence[Mapping[str, Any]] = obj["spec"][route.section][route.index][_list_key(route.section)]
+def entry_of(obj: Object, route: Route) -> Mapping[str, Any]:
+    """The route as it is written."""
+    entry: Mapping[str, Any] = obj["spec"][route.section][route.index]
+    return entry
+
+
+def entries_of(obj: Object, route: Route) -> Sequence[Mapping[str, Any]]:
+    """Its destinations as they are written."""
+    entries: Sequence[Mapping[str, Any]] = entry_of(obj, route)[list_key(route.section)]
     return entries
 
 
@@ -109,7 +117,7 @@ def all_routes(obj: Object) -> list[Route]:
     routes = []
     for section in (RULES,) if obj.get("kind") == "HTTPRoute" else SECTIONS:
         for index, entry in enumerate(spec.get(section) or []):
-            given = enumerate(entry.get(_list_key(section)) or [])
+            given = enumerate(entry.get(list_key(section)) or [])
             destinations = tuple(_destination(obj, section, position, one) for position, one in given)
             if destinations:
                 routes.append(Route(section, index, str(entry.get("name", "")), destinations))
@@ -231,7 +239,7 @@ def _says(route: Route) -> list[str]:
 
 def _matches(obj: Object, route: Route) -> bool:
     """Whether the route is for some requests only. A rule of an HTTPRoute without one matches every path."""
-    entry = obj["spec"][route.section][route.index]
+    entry = entry_of(obj, route)
     if route.section != RULES:
         return bool(entry.get("match"))
     everything = {"path": {"type": "PathPrefix", "value": "/"}}
@@ -273,7 +281,7 @@ def weight_patch(
     version ``stable`` as a new destination for version ``canary``. Empty when nothing would change. Every index is
     guarded by a ``test`` of the destination that was read there, the whole by the object's resourceVersion.
     """
-    entries, base = _entries(obj, route), route.path()
+    entries, base = entries_of(obj, route), route.path()
     guards: list[Operation] = []
     changes: list[Operation] = []
     for d in route.destinations:
@@ -322,7 +330,7 @@ def _guard(route: Route, destination: Destination, entry: Mapping[str, Any]) -> 
 def by_hand(obj: Object, route: Route, destination: Destination, weight: int) -> list[Operation]:
     """The least of a patch that a person can paste: the weight of one destination, if it still stands where it was."""
     path = f"{route.path()}/{destination.index}"
-    guard = _guard(route, destination, _entries(obj, route)[destination.index])
+    guard = _guard(route, destination, entries_of(obj, route)[destination.index])
     if route.section != RULES:
         guard = {"op": "test", "path": f"{path}/destination/subset", "value": destination.subset}
     return [guard, {"op": "add", "path": f"{path}/weight", "value": weight}]
@@ -405,23 +413,28 @@ def expected_clusters(obj: Object, route: Route) -> list[dict[str, float]]:
 
 def expected_mirrors(obj: Object, route: Route) -> dict[str, float]:
     """Share of the requests that ``route`` mirrors to each ``subset|full host``; nothing said is all of them."""
-    namespace, entry = obj["metadata"].get("namespace", ""), obj["spec"][route.section][route.index]
+    namespace, entry = obj["metadata"].get("namespace", ""), entry_of(obj, route)
     found: dict[str, float] = {}
     for one in entry.get("filters") or []:
         if mirror := one.get("requestMirror"):
-            backend, fraction = (
-                mirror["backendRef"],
-                mirror.get("fraction") or {"numerator": mirror.get("percent", 100)},
-            )
+            backend = mirror["backendRef"]
             host = full_host(backend["name"], backend.get("namespace") or namespace)
-            found[f"|{host}"] = fraction["numerator"] / fraction.get("denominator", 100)
+            found[f"|{host}"] = mirrored_percent(one) / 100
     given = [{"destination": entry["mirror"], **entry}] if entry.get("mirror") else []
     for one in [*given, *(entry.get("mirrors") or [])]:
-        percent = one.get("mirrorPercentage") or one.get("percentage") or {"value": one.get("mirrorPercent", 100)}
-        if value := percent.get("value", 0):
+        if percent := mirrored_percent(one):
             to = one["destination"]
-            found[f"{to.get('subset', '')}|{full_host(str(to['host']), namespace)}"] = value / 100
+            found[f"{to.get('subset', '')}|{full_host(str(to['host']), namespace)}"] = percent / 100
     return found
+
+
+def mirrored_percent(one: Mapping[str, Any]) -> float:
+    """Of the requests, by one filter of an HTTPRoute, one entry of ``mirrors``, or a route with ``mirror``."""
+    if rule := one.get("requestMirror"):
+        fraction = rule.get("fraction") or {"numerator": rule.get("percent", 100)}
+        return 100 * float(fraction["numerator"]) / float(fraction.get("denominator", 100))
+    percent = one.get("mirrorPercentage") or one.get("percentage") or {"value": one.get("mirrorPercent", 100)}
+    return float(percent.get("value", 0))
 
 
 def _answers(obj: Object, section: str) -> list[Mapping[str, Any]]:

@@ -25,7 +25,11 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import (
     apply_patch,
     copy_of,
     describe,
+    entries_of,
+    entry_of,
     full_host,
+    list_key,
+    mirrored_percent,
     pinned,
 )
 
@@ -62,8 +66,7 @@ def patch(obj: Object, route: Route, canary: str, shown: Shown) -> list[Operatio
         _within(new, old) for new, (_index, old) in zip(wanted, have, strict=True)
     ):
         base = f"/spec/{route.section}"
-        for index, entry in reversed(have):
-            changes += [_test(f"{base}/{index}/name", entry["name"]), {"op": "remove", "path": f"{base}/{index}"}]
+        changes += take_out(obj, route.section)
         # The more exact rule of an HTTPRoute goes first wherever it stands; at the end it moves no other's index.
         place = route.index - sum(index < route.index for index, _entry in have)
         for entry in wanted if route.section == RULES else reversed(wanted):
@@ -90,17 +93,12 @@ def astray(obj: Object, route: Route, canary: str, shown: Shown) -> str:
 
 
 def take_out(obj: Object, section: str) -> list[Operation]:
-    """The operations that take the added routes out, for a person to paste."""
-    base = f"/spec/{section}"
-    return [
-        operation
-        for index, entry in reversed(ours(obj, section))
-        for operation in (_test(f"{base}/{index}/name", entry["name"]), {"op": "remove", "path": f"{base}/{index}"})
-    ]
-
-
-def _test(path: str, value: Any) -> Operation:
-    return {"op": "test", "path": path, "value": value}
+    """The operations that take the added routes out."""
+    operations: list[Operation] = []
+    for index, entry in reversed(ours(obj, section)):
+        path = f"/spec/{section}/{index}"
+        operations += [{"op": "test", "path": f"{path}/name", "value": entry["name"]}, {"op": "remove", "path": path}]
+    return operations
 
 
 def _within(new: Any, old: Any) -> bool:
@@ -112,18 +110,9 @@ def _within(new: Any, old: Any) -> bool:
     return bool(new == old)
 
 
-def _entry(obj: Object, route: Route) -> dict[str, Any]:
-    found: dict[str, Any] = obj["spec"][route.section][route.index]
-    return found
-
-
-def _backends(section: str) -> str:
-    return "backendRefs" if section == RULES else "route"
-
-
 def _place(obj: Object, route: Route, canary: str) -> int | None:
     """Where the canary stands among the destinations, by what is in ``obj`` (``route`` may be older)."""
-    for index, entry in enumerate(_entry(obj, route)[_backends(route.section)]):
+    for index, entry in enumerate(entries_of(obj, route)):
         if (entry.get("name") if route.section == RULES else (entry.get("destination") or {}).get("subset")) == canary:
             return index
     return None
@@ -147,8 +136,8 @@ def _copy_for(
     obj: Object, route: Route, name: str, matches: Sequence[Match], place: int, shown: Shown
 ) -> dict[str, Any]:
     """The weighted route with the canary as its only destination, for the requests that match."""
-    base: dict[str, Any] = copy_of(_entry(obj, route))
-    destination = base[_backends(route.section)][place]
+    base: dict[str, Any] = copy_of(entry_of(obj, route))
+    destination = base[list_key(route.section)][place]
     destination.pop("weight", None)
     _strip(base, destination, route, obj, shown)
     if route.section == RULES:
@@ -246,7 +235,7 @@ def _cookie_there(obj: Object, route: Route, canary: str, shown: Shown) -> str:
     place = _place(obj, route, canary)
     if place is None:
         return ""
-    destination = _entry(obj, route)[_backends(route.section)][place]
+    destination = entries_of(obj, route)[place]
     if route.section != RULES:
         found = _answer_cookie(destination)
         return found if found.startswith(f"{shown.cookie}=") else ""
@@ -260,7 +249,7 @@ def _cookie_changes(obj: Object, route: Route, canary: str, shown: Shown) -> lis
     if not shown.cookie or place is None or _cookie_there(obj, route, canary, shown) == wanted:
         return []
     base = f"{route.path()}/{place}"
-    destination = _entry(obj, route)[_backends(route.section)][place]
+    destination = entries_of(obj, route)[place]
     if route.section == RULES:
         return _filter_changes(obj, route, destination, base, wanted, shown)
     parts = ("headers", "response", "add", "set-cookie")
@@ -349,32 +338,22 @@ def _goes_to(obj: Object, route: Route, one: Mapping[str, Any], canary: str) -> 
     return given.get("subset") == canary and full_host(str(given.get("host", "")), namespace) in hosts
 
 
-def _percent(one: Mapping[str, Any]) -> float:
-    """Nothing said is everything."""
-    given = one.get("requestMirror")
-    if given is None:
-        return float((one.get("percentage") or {"value": 100}).get("value", 0))
-    if fraction := given.get("fraction"):
-        return 100 * float(fraction["numerator"]) / float(fraction.get("denominator", 100))
-    return float(given.get("percent", 100))
-
-
 def _our_mirrors(obj: Object, route: Route, canary: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for index, one in enumerate(_entry(obj, route).get(_mirrors(route.section)) or []):
+    for index, one in enumerate(entry_of(obj, route).get(_mirrors(route.section)) or []):
         if _goes_to(obj, route, one, canary):
             yield index, one
 
 
 def mirror_of(obj: Object, route: Route, canary: str) -> float:
     """Percent of the route's requests that are mirrored to the canary by its list."""
-    return max((_percent(one) for _index, one in _our_mirrors(obj, route, canary)), default=0)
+    return max((mirrored_percent(one) for _index, one in _our_mirrors(obj, route, canary)), default=0)
 
 
 def _mirror_changes(obj: Object, route: Route, canary: str, shown: Shown) -> list[Operation]:
     place = _place(obj, route, canary)
     if shown.mirror is None or place is None or mirror_of(obj, route, canary) == shown.mirror:
         return []
-    entry, listed = _entry(obj, route), _mirrors(route.section)
+    entry, listed = entry_of(obj, route), _mirrors(route.section)
     base, have = f"/spec/{route.section}/{route.index}/{listed}", entry.get(listed) or []
     found = next(_our_mirrors(obj, route, canary), None)
     if not shown.mirror:
@@ -386,7 +365,7 @@ def _mirror_changes(obj: Object, route: Route, canary: str, shown: Shown) -> lis
         )
     if listed in entry and not have:
         raise RouteError(f"{describe(obj)} {route.label()} has an empty list of {listed}; take that out")
-    destination = entry[_backends(route.section)][place]
+    destination = entry[list_key(route.section)][place]
     if route.section == RULES:
         backend = {
             key: destination[key] for key in ("group", "kind", "name", "namespace", "port") if key in destination

@@ -13,11 +13,12 @@ from ansible_collections.progressive.istio.plugins.module_utils._audience import
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, check_want
 from ansible_collections.progressive.istio.plugins.module_utils._record import Step
 from ansible_collections.progressive.istio.tests.sim.simulated import (
+    FAULTS,
     WANT,
-    Killed,
     Mesh,
     Runner,
     check_end,
+    fault_at_every_write,
     steady,
 )
 
@@ -52,22 +53,11 @@ def test_it_is_shown_at_each_step_and_gone_at_the_end(rate: float, end: str) -> 
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
-@pytest.mark.parametrize("fault", ["kill_before", "kill_after", "lose_answer", "lose_write", "conflict"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_at_every_single_write(rate: float, fault: str) -> None:
-    for number in range(1, 30):
-        mesh = mesh_of(rate)
-        runner = Runner(mesh)
-        setattr(runner, fault, number)
-        try:
-            runner.run(WISH)
-        except Killed:
-            mesh.advance(20.0)
-        outcome = Runner(mesh, "again").run(WISH)
+    for mesh, outcome in fault_at_every_write(lambda: mesh_of(rate), WISH, fault):
         check_end(mesh, outcome)
-        assert outcome.phase == ("aborted" if rate else "promoted"), (fault, number)
-        if runner.count < number:
-            return
-    pytest.fail("more writes than thirty")
+        assert outcome.phase == ("aborted" if rate else "promoted"), fault
 
 
 def test_a_canary_that_fails_every_mirrored_request_harms_nobody() -> None:

@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.progressive.istio.tests.sim.simulated import (
+    FAULTS,
     WANT,
     Killed,
     Mesh,
     Runner,
     check_end,
+    fault_at_every_write,
     steady,
 )
 
@@ -36,23 +38,11 @@ def test_all_of_them_end_where_the_release_does(rate: float, end: str) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
-@pytest.mark.parametrize("fault", ["kill_before", "kill_after", "lose_answer", "lose_write", "conflict"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_at_every_single_write(rate: float, fault: str) -> None:
-    for number in range(1, 30):
-        mesh = two(rate)
-        runner = Runner(mesh)
-        setattr(runner, fault, number)
-        try:
-            runner.run(WANT)
-        except Killed:
-            mesh.advance(20.0)
-        again = Runner(mesh, "again")
-        outcome = again.run(WANT)
+    for mesh, outcome in fault_at_every_write(lambda: two(rate), WANT, fault):
         check_end(mesh, outcome)
-        assert outcome.phase == ("aborted" if rate else "promoted"), (fault, number)
-        if runner.count < number:
-            return
-    pytest.fail("more writes than thirty")
+        assert outcome.phase == ("aborted" if rate else "promoted"), fault
 
 
 @pytest.mark.parametrize("there", [0, 10, 30])

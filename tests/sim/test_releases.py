@@ -14,6 +14,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import Out
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Orphaned, Stopped
 from ansible_collections.progressive.istio.plugins.module_utils._record import Step
 from ansible_collections.progressive.istio.tests.sim.simulated import (
+    FAULTS,
     STEPS,
     WANT,
     Client,
@@ -21,6 +22,7 @@ from ansible_collections.progressive.istio.tests.sim.simulated import (
     Mesh,
     Runner,
     check_end,
+    fault_at_every_write,
     steady,
 )
 
@@ -333,30 +335,12 @@ def test_a_release_begins_in_spite_of_warnings_and_is_not_looked_over_again() ->
     assert sum("WARNING" in line for line in runner.said) == 2
 
 
-def writes_of(rate: float) -> int:
-    """How many writes (route and evidence) a whole release of this rate makes."""
-    runner = Runner(Mesh(30, steady(rate), steady(0.0)))
-    runner.run(WANT)
-    return runner.count
-
-
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-@pytest.mark.parametrize("fault", ["kill_before", "kill_after", "lose_answer", "lose_write", "conflict"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_at_every_single_write_leads_to_the_same_end(rate: float, fault: str) -> None:
-    phase = "promoted" if rate == 0.0 else "aborted"
-    for number in range(1, writes_of(rate) + 1):
-        mesh = Mesh(30, steady(rate), steady(0.0))
-        faults: dict[str, int] = {fault: number}
-        runner = Runner(mesh, "runner-1", **faults)
-        try:
-            outcome = runner.run(WANT)
-        except Killed:
-            mesh.advance(20)  # the lease of the dead runs out; users go on meanwhile
-            outcome = Runner(mesh, "runner-2").run(WANT)
-        assert outcome.phase == phase, (fault, number)
+    for mesh, outcome in fault_at_every_write(lambda: Mesh(30, steady(rate), steady(0.0)), WANT, fault):
+        assert outcome.phase == ("aborted" if rate else "promoted")
         check_end(mesh, outcome)
-        again = Runner(mesh, "runner-3").run(WANT)
-        assert not again.changed, (fault, number)
 
 
 RANDOM_RELEASES = 300
@@ -380,9 +364,7 @@ def test_random_releases() -> None:
         want = replace(WANT, steps=tuple(Step(w, rng.randint(0, 5)) for w in weights), max_wait=3600)
         outcome: Outcome | None = None
         for attempt in range(12):
-            faults = {
-                rng.choice(["kill_before", "kill_after", "lose_answer", "lose_write", "conflict"]): rng.randint(1, 25)
-            }
+            faults = {rng.choice(FAULTS): rng.randint(1, 25)}
             runner = Runner(mesh, f"runner-{attempt}", **(faults if attempt < 8 else {}))
             try:
                 outcome = runner.run(want, budget=rng.choice([1.0, 20.0, 60.0]))

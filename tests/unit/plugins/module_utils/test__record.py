@@ -142,3 +142,16 @@ def test_an_edited_field_is_refused_or_harmless(key: str, value: Any) -> None:
     obj = routed("v1=90,v2=10")
     assert isinstance(patch(obj, all_routes(obj)[0], "v2", record.shown), list)
     assert loads(record.ended(HELD, record.since + 1, "x").dumps()).phase == HELD
+
+
+@pytest.mark.parametrize(
+    ("step", "title", "change"),
+    [
+        (Step(10), "10 %", "weight 10 %"),
+        (Step(0), "0 %", "weight 0 %"),
+        (Step(0, mirror=20), "mirror 20 %", "mirror 20 %"),
+        (Step(10, mirror=20), "10 %, mirror 20 %", "weight 10 %, mirror 20 %"),
+    ],
+)
+def test_a_step_in_words(step: Step, title: str, change: str) -> None:
+    assert (step.title, step.change) == (title, change)
