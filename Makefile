@@ -32,7 +32,7 @@ sim: ## Simulated releases, killed at every write
 sanity: ## ansible-test sanity, with the oldest and the newest ansible-core
 collection: ## Build the tarball, look into it, install it elsewhere and use it
 molecule: ## All molecule scenarios on the lab
-long: ## The long scenarios: Istio by both methods, gateways, GitOps, many shapes; not part of `make test`
+long: ## The long scenarios: Istio by both methods, gateways, who sees the canary, GitOps, many shapes, incidents; not part of `make test`
 $(GROUPS):
 	@$(CHECK) $@
 

@@ -26,7 +26,7 @@ class Conflict(Exception):
 
 
 class Lost(Exception):
-    """The answer to a write did not arrive; it may have happened."""
+    """The answer to a write did not arrive, or is an error of the API server's own; it may have happened."""
 
 
 class Orphaned(Exception):

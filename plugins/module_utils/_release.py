@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import totals
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
@@ -42,7 +43,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
     Conflict,
     Drifted,
     Lost,
-    Orphaned,
     Programmed,
     Stopped,
     Unreachable,
@@ -57,13 +57,18 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import evidence, line
 from ansible_collections.progressive.istio.plugins.module_utils._watch import Watch
+from ansible_collections.progressive.istio.plugins.module_utils._writes import (
+    UNREACHABLE_SECONDS,
+    Writes,
+)
 
-RENEW_SECONDS = 5.0  # a third of the lease's duration
-SAY_SECONDS = 15.0  # a line of progress at least this often
 CONFIRM_SECONDS = 0.1  # between looks at the proxies while a change is on its way
-UNREACHABLE_SECONDS = 120.0  # the API server may be away this long before the run gives up (the release does not)
 FULL = 100
-WRITE_TRIES = 20
+
+
+def no_endpoint(version: str, missing: Sequence[str]) -> str:
+    """In words: these proxies have none of a version."""
+    return f"no healthy endpoint of {version} in {len(missing)} proxies: {'; '.join(missing[:5])}"
 
 
 class Release:
@@ -72,18 +77,16 @@ class Release:
     def __init__(self, world: World, want: Want, say: Callable[[str], None], continued: bool = False) -> None:
         """``continued``: an earlier pass of the same run has said where the release is."""
         self.world, self.want, self.say, self.continued = world, want, say, continued
-        self.changed = False
         self.watch = Watch(world, want, say)
-        self.renewed = float("-inf")
         self.arrived: int | None = None  # the step that all route objects were seen at
-        self.said = world.now()
+        self.writes = Writes(world, want.interval, say)
 
     # ---------------------------------------------------------------- the pass
 
     def run(self, budget: float) -> Outcome:
         """One pass. Raises ReleaseError for what the user has to mend, Stopped and Orphaned when it must not go on."""
         self.deadline = self.world.now() + budget
-        state = self._observe(UNREACHABLE_SECONDS if self.continued else 0.0)
+        state = self.writes.observe(UNREACHABLE_SECONDS if self.continued else 0.0)
         self.want = resolve(self.want, state)
         state = self._repair(state)
         decision = admit(self.want, state)
@@ -97,7 +100,7 @@ class Release:
         holder = "" if self.want.state == "aborted" else self.world.acquire()
         if holder:
             raise Stopped(f"this release is being run by {holder}; wait for it, or end that run first")
-        self.renewed = self.world.now()
+        self.writes.renewed = None if self.want.state == "aborted" else self.world.now()
         outcome = None
         try:
             outcome = self._resume(work) if isinstance(work, Resume) else self._drive(self._start(work, state))
@@ -158,10 +161,10 @@ class Release:
         if record.weight == FULL:
             self.watch.baseline(record)
         self.watch.save(force=True)
-        self._write(record, expect=state.record)
-        state = self._observe()
+        self.writes.write(record, expect=state.record)
+        state = self.writes.observe()
         if not strayed(state, record, arrived=False):
-            state = self._follow(record, state)  # the command below is for objects that all of it is in
+            state = self.writes.follow(record, state)  # the command below is for objects that all of it is in
         self.say(f"to stop it by hand: {self.world.by_hand(state, record)}")
         self.watch.gate.begin_step(record.step, record.present.judged)
         return record
@@ -172,8 +175,8 @@ class Release:
         while missing := self.world.without_endpoint(version):
             if self.world.now() - began > self.want.verify_timeout:
                 raise ReleaseError(
-                    f"no healthy endpoint of {version} in {len(missing)} proxies for {self.want.verify_timeout:.0f} s: "
-                    f"{'; '.join(missing[:5])}. Look at its readiness probe, and at 'istioctl proxy-status'"
+                    f"{no_endpoint(version, missing)}; for {self.want.verify_timeout:.0f} s. "
+                    "Look at its readiness probe, and at 'istioctl proxy-status'"
                 )
             self.world.sleep(CONFIRM_SECONDS)
 
@@ -183,12 +186,12 @@ class Release:
         confirmed_at: float | None = None
         written = self.world.now()
         while True:
-            state = self._observe()
+            state = self.writes.observe()
             if state.record != record:
                 raise Stopped(taken_over(state, record))
             drifted = drift(state, record) or strayed(state, record, self.arrived == record.step)
             if not drifted and behind(state, record):
-                state, confirmed_at = self._follow(record, state), None
+                state, confirmed_at = self.writes.follow(record, state), None
             self.arrived = record.step if not drifted else self.arrived
             if confirmed_at is None and not drifted:
                 confirmed_at = self._confirm(state, record, written)
@@ -204,8 +207,9 @@ class Release:
                     return settled
                 record, written, confirmed_at = settled, self.world.now(), None
                 continue
-            fit = state.version(record.canary.name).ready > 0
-            if verdict.kind == "pass" and fit and confirmed_at is not None:
+            if confirmed_at is not None:
+                verdict = self._fit(verdict, state, record)
+            if verdict.kind == "pass" and confirmed_at is not None:
                 self._progress(record, verdict, force=True)
                 if over := self._over(record):
                     return over
@@ -217,16 +221,28 @@ class Release:
                 return self._inconclusive(record, verdict, confirmed_at is not None)
             self._progress(record, verdict)
             self.watch.save()
-            self._keep_lease()
+            self.writes.keep_lease()
             if now >= self.deadline:
                 self.watch.save(force=True)
                 return self._outcome(PROGRESSING, "", finished=False, record=record)
             fast = confirmed_at is None and now - written < self.want.interval
             self.world.sleep(CONFIRM_SECONDS if fast else self.want.interval)
 
+    def _fit(self, verdict: Verdict, state: State, record: Record) -> Verdict:
+        """A pass waits while there is nowhere to send more: by Kubernetes, and by the proxies of the clients."""
+        name, why = record.canary.name, ""
+        if verdict.kind == "pass" and not state.version(name).ready:
+            why = f"{name} has no ready pod"
+        elif verdict.kind == "pass" and (missing := self.world.without_endpoint(name)):
+            why = no_endpoint(name, missing)
+        if not why:
+            return verdict
+        self.writes.now_and_then(f"step {self._step(record)}  WAIT  {why}")
+        return replace(verdict, kind="wait", reason=why)
+
     def _look_again(self, record: Record) -> Outcome:
         """A held release looks once: it goes on, is taken back, or stays held without a single write."""
-        state = self._observe()
+        state = self.writes.observe()
         drifted = drift(state, record) or strayed(state, record, arrived=False)
         confirmed = not drifted and not behind(state, record) and not self.world.programmed(state).lagging
         verdict = self.watch.judge(state, record, confirmed)
@@ -240,7 +256,7 @@ class Release:
         if not drifted and (verdict.kind == "pass" or self.want.retry):
             self.say(f"goes on with held release {record.id} at step {self._step(record)}")
             resumed = record.at(record.step, self.world.now())
-            self._write(resumed, expect=record)
+            self.writes.write(resumed, expect=record)
             return self._drive(resumed)
         return self._outcome(HELD, drifted or record.reason, failed=True, record=record)
 
@@ -248,9 +264,9 @@ class Release:
         answer = self.world.programmed(state)
         now = self.world.now()
         if answer.lagging:
-            if now - written > self.want.verify_timeout and now - self.said > SAY_SECONDS:
-                self.said = now
-                self.say(f"step {self._step(record)}  ROUTING  not programmed: {'; '.join(answer.lagging[:3])}")
+            if now - written > self.want.verify_timeout:
+                text = f"ROUTING  not programmed: {'; '.join(answer.lagging[:3])}"
+                self.writes.now_and_then(f"step {self._step(record)}  {text}")
             return None
         told, self.continued = self.continued, False
         if told:
@@ -275,7 +291,7 @@ class Release:
     def _next(self, record: Record) -> Record:
         self.watch.save(force=True)
         following = record.at(record.step + 1, self.world.now())
-        self._write(following, expect=record)
+        self.writes.write(following, expect=record)
         self.watch.gate.begin_step(following.step, following.present.judged)
         return following
 
@@ -288,7 +304,7 @@ class Release:
         if wish == "abort" or not share:
             return self._abort(record, drifted)
         adopted = record.at(step_for(record.steps, share), self.world.now())
-        self._write(adopted, expect=record, force=True)
+        self.writes.write(adopted, expect=record, force=True)
         self.watch.gate.begin_step(adopted.step, adopted.present.judged)
         self.say(f"step {self._step(adopted)}  ADOPTED  {drifted}")
         return adopted
@@ -297,10 +313,10 @@ class Release:
         reason = self.watch.verdict.reason if self.watch.verdict else ""
         ended = record.ended(PROMOTED, self.world.now(), reason)
         self.watch.save(force=True)
-        self._write(ended, expect=record)
-        self._follow(ended, self._observe())
+        self.writes.write(ended, expect=record)
+        self.writes.follow(ended, self.writes.observe())
         if record.shown != ended.shown:
-            answer, _seconds = self._programmed(ended.since)
+            answer = self._programmed()
             if answer.lagging:
                 late = "; ".join(answer.lagging[:5])
                 self.say(f"PROMOTED  still with cohort, cookie or mirror of this release: {late}")
@@ -310,17 +326,18 @@ class Release:
     def _abort(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
         """All weight to stable first; everything else afterwards. From whatever weights are there."""
         decided = self.world.now()
-        before = self._observe()
+        before = self.writes.observe()
         stable = before.version(record.stable.name)
         if not stable.ready:
             return self._hold(record, f"{reason}; but {stable.version.name} has no ready pod to go back to")
         ended = record.ended(ABORTED, decided, reason)
-        drifted = self._write(ended, expect=record, force=True)
+        drifted = self.writes.write(ended, expect=record, force=True)
         for text in filter(None, (drifted, strayed(before, record, self.arrived == record.step))):
             self.say(f"overruled a {text}")
-        self._follow(ended, self._observe())
-        answer, seconds = self._programmed(decided)
-        took = f"weight 0 in {answer.programmed} of {answer.asked} proxies {seconds:.2f} s after the verdict"
+        self.writes.follow(ended, self.writes.observe())
+        answer = self._programmed()
+        after = self.world.now() - decided
+        took = f"weight 0 in {answer.programmed} of {answer.asked} proxies {after:.2f} s after the verdict"
         self.say(f"ABORTED  {took}  {reason}")
         if answer.lagging:
             self.say(f"ABORTED  still with the old weight: {'; '.join(answer.lagging[:5])}")
@@ -329,26 +346,26 @@ class Release:
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self._outcome(ABORTED, text, failed=not asked_for, record=ended)
 
-    def _programmed(self, since: float) -> tuple[Programmed, float]:
-        """What the proxies run at the end, as soon as all run it or ``verify_timeout`` is over; seconds since then."""
+    def _programmed(self) -> Programmed:
+        """What the proxies run at the end, as soon as all run it or ``verify_timeout`` is over."""
+        began = self.world.now()
         while True:
-            answer = self.world.programmed(self._observe())
-            seconds = self.world.now() - since
-            if not answer.lagging or seconds > self.want.verify_timeout:
-                return answer, seconds
+            answer = self.world.programmed(self.writes.observe())
+            if not answer.lagging or self.world.now() - began > self.want.verify_timeout:
+                return answer
             self.world.sleep(CONFIRM_SECONDS)
 
     def _hold(self, record: Record, reason: str) -> Outcome:
         held = record.ended(HELD, self.world.now(), reason)
         self.watch.save(force=True)
-        self._write(held, expect=record, move=False, force=True)
+        self.writes.write(held, expect=record, move=False, force=True)
         self.say(f"HELD  step {self._step(record)}  {reason}")
         return self._outcome(HELD, reason, failed=True, record=held)
 
     def _inconclusive(self, record: Record, verdict: Verdict, confirmed: bool) -> Outcome:
         reason = f"no verdict within {self.want.max_wait:.0f} s: {verdict.kind}: {verdict.reason}"
         if not confirmed:
-            lagging = self.world.programmed(self._observe()).lagging
+            lagging = self.world.programmed(self.writes.observe()).lagging
             return self._abort(record, f"{record.present.change} not programmed: {'; '.join(lagging[:3])}")
         if self.want.on_inconclusive == "abort":
             return self._abort(record, reason)
@@ -356,27 +373,6 @@ class Release:
             self.say(f"step {self._step(record)}  OVERRIDE  on_inconclusive: promote  {reason}")
             return self._over(record) or self._drive(self._next(record))
         return self._hold(record, reason)
-
-    def _follow(self, record: Record, state: State) -> State:
-        """Bring the other route objects to where the record is; the state after it."""
-        tries = WRITE_TRIES + len(state.others)
-        while late := behind(state, record):
-            if state.record != record:
-                raise Stopped(taken_over(state, record))
-            if not tries:
-                raise ReleaseError(f"{late[0].where} could not be written in {WRITE_TRIES} tries; it does not follow")
-            tries -= 1
-            if not self.world.alive():
-                raise Orphaned
-            try:
-                self.world.follow(late[0], record)
-                self.changed = True
-            except Lost:
-                self.world.sleep(self.want.interval)
-            except Conflict:
-                pass  # read again, decide again
-            state = self._observe()
-        return state
 
     def _repair(self, state: State) -> State:
         """A run that was killed while it ended a release has left other route objects with something of that."""
@@ -386,78 +382,15 @@ class Release:
         for other in behind(state, record):
             what = f"goes back to {record.stable.name}" if record.phase == ABORTED else f"is put right ({other.astray})"
             self.say(f"{other.where} {what}, too: it was left over by a run that ended")
-        return self._follow(record, state)
-
-    def _write(self, record: Record, expect: Record | None, move: bool = True, force: bool = False) -> str:
-        """Write the record (and its weights), once, or know that it happened. Returns the drift that was overruled."""
-        state, refused = self._observe(), ""
-        for attempt in range(WRITE_TRIES):
-            if attempt:
-                state = self._observe()
-            if state.record == record:
-                self.changed = True  # the answer to an earlier try was lost; the write was not
-                return ""
-            drifted = drift(state, expect) if expect and expect.phase in (PROGRESSING, HELD) else ""
-            if state.record != expect and not (force and (state.record is None or state.record.id == record.id)):
-                raise Stopped(taken_over(state, record))
-            if drifted and not force:
-                raise Drifted(drifted)
-            if not self.world.alive():
-                raise Orphaned
-            try:
-                self.world.write(state, record, move)
-            except Conflict as error:
-                refused = f": {error}"
-                continue
-            except Lost:
-                self.world.sleep(self.want.interval)
-                continue
-            self.changed = True
-            return drifted
-        raise ReleaseError(f"{state.where} could not be written in {WRITE_TRIES} tries, nothing was set{refused}")
+        return self.writes.follow(record, state)
 
     # ---------------------------------------------------------------- small things
 
-    def _observe(self, patience: float = UNREACHABLE_SECONDS) -> State:
-        """Read the state, through absences of the API server up to ``patience`` seconds (none before a run begins)."""
-        began = self.world.now()
-        while True:
-            try:
-                return self.world.observe()
-            except Unreachable as error:
-                if self.world.now() - began >= patience:
-                    waited = f"the API server has not answered for {patience:.0f} s: " if patience else ""
-                    raise ReleaseError(f"{waited}{error}") from None
-                if not self.world.alive():
-                    raise Orphaned from None
-                now = self.world.now()
-                if now - self.said > SAY_SECONDS:
-                    self.said = now
-                    self.say(f"NO ANSWER from the API server; weights stay as they are  {error}")
-                self.world.sleep(self.want.interval)
-
-    def _keep_lease(self) -> None:
-        now = self.world.now()
-        if now - self.renewed < RENEW_SECONDS:
-            return
-        if not self.world.alive():
-            raise Orphaned
-        try:
-            kept = self.world.renew()
-        except Unreachable:
-            return  # tried again at the next look; every write is fenced by the record anyway
-        self.renewed = now
-        if not kept:
-            raise Stopped("another run has taken the lease; this one stops")
-
     def _progress(self, record: Record, verdict: Verdict, force: bool = False) -> None:
-        now = self.world.now()
-        if force or now - self.said >= SAY_SECONDS:
-            self.said = now
-            text = line(verdict, record.canary.name, record.stable.name)
-            coverage = self.watch.coverage.say()
-            more = f"  {coverage}" if coverage not in text else ""
-            self.say(f"step {self._step(record)}  {text}{more}")
+        text = line(verdict, record.canary.name, record.stable.name)
+        coverage = self.watch.coverage.say()
+        more = f"  {coverage}" if coverage not in text else ""
+        self.writes.now_and_then(f"step {self._step(record)}  {text}{more}", force)
 
     def _step(self, record: Record) -> str:
         return f"{record.step + 1}/{len(record.steps)}  {record.present.title}"
@@ -476,7 +409,7 @@ class Release:
             text,
             failed,
             finished,
-            self.changed,
+            self.writes.changed,
             record.weight if record else weight or 0,
             record,
             self.watch.verdict,

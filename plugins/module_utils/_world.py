@@ -58,6 +58,7 @@ SLOW_READ_SECONDS = 2.0  # pods, Service and DestinationRule are read at most th
 EXPLAIN_SECONDS = 5.0  # istiod is asked about a proxy that has not run a change for so long
 SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often,
 SWEEP_MOST = 32  # so many at once
+SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +310,8 @@ class LiveWorld:
         except ApiError as error:
             if error.status in (409, 422):
                 raise Conflict(str(error)) from None
+            if error.status >= SERVER_ERROR:  # a webhook that does not answer, for one: istiod's own
+                raise Lost(str(error)) from None
             raise ReleaseError(str(error)) from None
 
     def by_hand(self, state: State, record: Record) -> str:

@@ -94,6 +94,7 @@ class Mesh:
         self.came_in = dict.fromkeys(self.weights, 0)  # what the versions' own proxies count
         self.writes: list[tuple[str, dict[str, int], str]] = []
         self.away_until = 0.0
+        self.refused_until = 0.0  # until then a webhook keeps every change from the route objects
         self.findings: list[Finding] = []
         self.endpoints_at: dict[str, float] = {}  # when the proxies learn of a version's endpoints
 
@@ -180,6 +181,10 @@ class Runner:
         if self.count == self.lose_write:
             raise Lost("timed out before it happened")
 
+    def _admit(self) -> None:
+        if self.mesh.time < self.mesh.refused_until:
+            raise Lost("failed calling webhook")
+
     def _after_write(self) -> None:
         if self.count == self.kill_after:
             self.dead = True
@@ -241,6 +246,7 @@ class Runner:
 
     def write(self, state: State, record: Record, move: bool) -> None:
         self._before_write()
+        self._admit()
         m = self.mesh
         if self.count == self.conflict:
             m.version += 1  # somebody else wrote something harmless in between
@@ -265,6 +271,7 @@ class Runner:
 
     def follow(self, other: Other, record: Record) -> None:
         self._before_write()
+        self._admit()
         m = self.mesh
         if other.token != m.version:
             raise Conflict("the object has been modified")
