@@ -18,6 +18,10 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import Rel
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Unreachable
 
 
+class NoRouteObject(ReleaseError):
+    """Nobody has made a route object for the service yet."""
+
+
 @contextmanager
 def reading() -> Iterator[None]:
     """Errors of the API as the release knows them."""
@@ -64,16 +68,18 @@ def find_route_object(cluster: Cluster, kind: str, namespace: str, host: str, na
             raise ReleaseError(f"{kind} {namespace}/{name} does not exist; deploy it, or mend namespace and name")
         return found
     serving = [one for one in cluster.select(api, namespace, plural) if _routes.serves({"kind": kind, **one}, host)]
-    if len(serving) != 1:
+    if not serving:
+        what = "among its hosts" if kind == "VirtualService" else "as parent"
+        raise NoRouteObject(
+            f"no {kind} in namespace {namespace} has {host} {what}; make one with all weight on the stable version, "
+            "when the proxies know the subsets: the role app does so in the right order (tasks_from: route)"
+        )
+    if len(serving) > 1:
         names = ", ".join(one["metadata"]["name"] for one in serving)
         what = "have it among their hosts" if kind == "VirtualService" else "have it as parent"
         raise ReleaseError(
-            f"{len(serving) or 'no'} {kind}s in namespace {namespace} are for {host} ({what})"
-            + (
-                f": {names}; say which one with route_object"
-                if serving
-                else "; deploy one with all weight on the stable version"
-            )
+            f"{len(serving)} {kind}s in namespace {namespace} are for {host} ({what}): {names}; "
+            "say which one with route_object"
         )
     # A list item has no kind, and comes from a cache; what a write is based on is read by name.
     return find_route_object(cluster, kind, namespace, host, serving[0]["metadata"]["name"])

@@ -223,6 +223,50 @@ class Mesh:
 
         return {proxy.name: answer for proxy, answer in self._ask(proxies, question)}
 
+    def leading_to(self, proxies: Sequence[Proxy], ports: Iterable[int], key: str) -> dict[str, str]:
+        """By pod UID of the proxies that answer: which objects' routes lead to ``subset|full host``, or why not known.
+
+        Empty: none. A proxy that leaves may be silent.
+        """
+        path = _proxies.routes_path(ports)
+
+        def question(proxy: Proxy) -> list[str]:
+            return _proxies.leads_to(self._cluster.admin(proxy.namespace, proxy.pod, path), key)
+
+        answers = {}
+        for proxy, answer in self._ask(proxies, question):
+            if not isinstance(answer, str):
+                answers[proxy.uid] = f"routes there for {', '.join(answer)}" if answer else ""
+            elif proxy.should_answer:
+                answers[proxy.uid] = f"{SILENT}: {answer}"
+        return answers
+
+    def in_flight(self, proxies: Sequence[Proxy], key: str) -> dict[str, int | str]:
+        """By ``namespace/pod`` of the proxies that know ``subset|full host``: requests under way, or why not known."""
+        path = _proxies.clusters_path({"": key})
+
+        def question(proxy: Proxy) -> tuple[int | None]:
+            return (_proxies.in_flight(self._cluster.admin(proxy.namespace, proxy.pod, path), key),)
+
+        answers: dict[str, int | str] = {}
+        for proxy, answer in self._ask(proxies, question):
+            if isinstance(answer, str):
+                if proxy.should_answer:
+                    answers[proxy.name] = f"{SILENT}: {answer}"
+            elif answer[0] is not None:
+                answers[proxy.name] = answer[0]
+        return answers
+
+    def endpoints(self, proxies: Sequence[Proxy], backends: _proxies.Backends) -> dict[str, dict[str, int] | str]:
+        """By ``namespace/pod``: healthy endpoints of every backend whose clusters a proxy knows, or why not known."""
+        path = _proxies.clusters_path(backends)
+
+        def question(proxy: Proxy) -> dict[str, int]:
+            return _proxies.parse_clusters(self._cluster.admin(proxy.namespace, proxy.pod, path), backends)[1]
+
+        asked = [proxy for proxy in proxies if proxy.should_answer]
+        return {proxy.name: answer for proxy, answer in self._ask(asked, question)}
+
 
 def told_with_reasons(mesh: Mesh, lagging: Mapping[str, str]) -> list[str]:
     """A text for each proxy that lags behind: its name, what it runs instead, and what istiod says about it."""

@@ -115,6 +115,7 @@ def want(params: Mapping[str, Any]) -> Want:
         until_step=params["until_step"],
         preflight=params["preflight"],
         audience=parse(params["cohort"], params["sticky"]),
+        drain_timeout=params["drain_timeout"],
     )
     check_want(wish)
     return wish

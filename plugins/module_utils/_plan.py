@@ -53,6 +53,7 @@ class Want:
     preflight: str = "enforce"
     min_coverage: float = 0.8
     audience: Audience = field(default_factory=Audience)
+    drain_timeout: float = 60.0  # of retired
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,7 @@ def check_want(want: Want) -> None:
         ("analysis.max_wait", want.max_wait, 1),
         ("analysis.max_hold", want.max_hold, 1),
         ("verify_timeout", want.verify_timeout, 1),
+        ("drain_timeout", want.drain_timeout, 6),
     ):
         if not value >= least:
             raise ReleaseError(f"{name} is {value}; at least {least} s is needed")

@@ -10,7 +10,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, Look, covered, difference
+from ansible_collections.progressive.istio.plugins.module_utils._find import NoRouteObject
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict, judge, requests_to_pass
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import SILENT, Proxy
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Adopt,
@@ -20,6 +22,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Resume,
     State,
     Want,
+    Workload,
     admit,
     require_clients,
     resolve,
@@ -114,10 +117,10 @@ def _line(world: LiveWorld, state: State, want: Want, record: Record, rate: floa
         "step": record.step + 1,
         "phase": record.phase,
         "weights": record.weights(),
-        "patch": _visible(world.patch_for(token, record)),
+        "patch": visible(world.patch_for(token, record)),
     }
     if state.others:
-        line["others"] = {other.where: _visible(world.follow_patch(other, record)) for other in state.others}
+        line["others"] = {other.where: visible(world.follow_patch(other, record)) for other in state.others}
     if record.phase == PROGRESSING:
         step = record.steps[record.step]
         needed = requests_to_pass(want.tolerance, weight=min(step.judged, 99)) or 0
@@ -140,7 +143,7 @@ def _line(world: LiveWorld, state: State, want: Want, record: Record, rate: floa
     return line
 
 
-def _visible(patch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def visible(patch: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a patch changes, without what guards it."""
     return [op for op in patch if op["op"] != "test" and "resourceVersion" not in op["path"]]
 
@@ -153,8 +156,8 @@ def _diff(world: LiveWorld, state: State, record: Record) -> dict[str, Any] | li
         patches[other.where] = (token_of(other), world.follow_patch(other, record))
     diffs = [
         {
-            "before": _quiet(token.obj),
-            "after": _quiet(apply_patch(token.obj, patch)),
+            "before": quiet(token.obj),
+            "after": quiet(apply_patch(token.obj, patch)),
             "before_header": where,
             "after_header": where,
         }
@@ -163,14 +166,17 @@ def _diff(world: LiveWorld, state: State, record: Record) -> dict[str, Any] | li
     return diffs if state.others else diffs[0]
 
 
-def _quiet(obj: Mapping[str, Any]) -> dict[str, Any]:
+def quiet(obj: Mapping[str, Any]) -> dict[str, Any]:
     meta = {k: v for k, v in obj["metadata"].items() if k in ("name", "namespace", "labels", "annotations")}
     return {"metadata": meta, "spec": obj["spec"]}
 
 
 def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
     """Result of istio_canary_info: record, weights as intended, applied, programmed and observed, evidence, lease."""
-    state = world.observe()
+    try:
+        state = world.observe()
+    except NoRouteObject:
+        return _unrouted(world)
     record = state.record
     before: Look = world.look()
     world.sleep(seconds)
@@ -184,6 +190,7 @@ def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
     verdict = judge(mine.windows, want.tolerance, min_over=True) if mine and mine.windows else None
     return {
         "exists": record is not None,
+        "routed": True,
         "phase": record.phase if record else "none",
         "weights": {
             "intended": record.weights() if record else None,
@@ -198,10 +205,7 @@ def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
         },
         "coverage": {"seen": coverage.seen, "served": coverage.served, "share": coverage.share},
         "requests_per_second": round(total / seconds, 1),
-        "versions": {
-            name: {"hash": w.version.hash, "pods": w.pods, "ready": w.ready}
-            for name, w in sorted(state.versions.items())
-        },
+        "versions": _versions(world, state.versions, world.read_proxies()),
         "evidence": {
             "windows": [list(row) for row in _rows(mine.windows)] if mine else [],
             "verdict": verdict.to_dict() if verdict else None,
@@ -210,6 +214,50 @@ def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
         "lease": world.lease(),
         "findings": _findings(world.preflight(state, before)),
         "record": _record(record),
+    }
+
+
+def _versions(world: LiveWorld, found: Mapping[str, Workload], proxies: Sequence[Proxy]) -> dict[str, Any]:
+    """Pods of each version; and of the proxies that know the service, which have a healthy endpoint of it."""
+    service = world.service()
+    answers = world.mesh.endpoints(proxies, {**service.backends, "": f"|{service.host}"})
+    known = {name: answer for name, answer in answers.items() if isinstance(answer, str) or "" in answer}
+    versions = {}
+    for version, w in sorted(found.items()):
+        without = [
+            f"{name} {SILENT}: {answer}" if isinstance(answer, str) else name
+            for name, answer in sorted(known.items())
+            if isinstance(answer, str) or not answer.get(version)
+        ]
+        versions[version] = {
+            "hash": w.version.hash,
+            "pods": w.pods,
+            "ready": w.ready,
+            "proxies": {"asked": len(known), "healthy": len(known) - len(without), "without": without},
+        }
+    return versions
+
+
+def _unrouted(world: LiveWorld) -> dict[str, Any]:
+    """The same of a service that has no route object yet: its versions, and nothing else."""
+    return {
+        "exists": False,
+        "routed": False,
+        "phase": "none",
+        "weights": {
+            "intended": None,
+            "applied": {},
+            "others": {},
+            "programmed": {"asked": 0, "programmed": 0, "lagging": []},
+            "observed": {},
+        },
+        "coverage": {"seen": 0, "served": 0, "share": None},
+        "requests_per_second": 0.0,
+        "versions": _versions(world, world.workloads(), world.mesh.proxies),
+        "evidence": {"windows": [], "verdict": None, "lines": []},
+        "lease": world.lease(),
+        "findings": [],
+        "record": None,
     }
 
 
@@ -246,4 +294,5 @@ def _record(record: Record | None) -> dict[str, Any] | None:
         "reason": record.reason,
         "others": list(record.others),
         "audience": asdict(record.audience),
+        "retired": record.retired,
     }

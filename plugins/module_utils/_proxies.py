@@ -342,3 +342,36 @@ def _healthy(status: Mapping[str, Any]) -> bool:
     """Whether Envoy would send it requests: healthy by EDS, and not ejected or failed by its own checks."""
     failed = any(value is True for key, value in status.items() if key.startswith("failed_"))
     return status.get("eds_health_status", "HEALTHY") in ("HEALTHY", "UNKNOWN") and not failed
+
+
+# ---------------------------------------------------------------- a version that leaves
+
+
+def leads_to(body: bytes, key: str) -> list[str]:
+    """The objects (by name, as istiod leaves it) whose http routes send or mirror requests to ``subset|full host``."""
+    found = set()
+    for config in _configs(body):
+        for source, called, action in _http_routes(config):
+            mirrors = [policy.get("cluster", "") for policy in action.get("request_mirror_policies") or []]
+            if _shares(action).get(key) or any(_key_of(mirror) == key for mirror in mirrors):
+                found.add(source.rpartition("/")[2] or called)
+    return sorted(found)
+
+
+def in_flight(body: bytes, key: str) -> int | None:
+    """Requests under way to the endpoints of ``subset|full host``, also those that wait for a connection there.
+
+    None: the proxy knows no such cluster.
+    """
+    clusters = [cluster for cluster in _statuses(body) if _key_of(cluster["name"]) == key]
+    if not clusters:
+        return None
+    endpoints = [endpoint for cluster in clusters for endpoint in cluster.get("host_statuses", [])]
+    stats = [stat for endpoint in endpoints for stat in endpoint.get("stats", [])]
+    return sum(int(stat.get("value", 0)) for stat in stats if stat["name"] in ("rq_active", "rq_pending_active"))
+
+
+def _key_of(cluster: str) -> str:
+    """``subset|full host`` of an outbound cluster's name; empty for another one."""
+    direction, _port, subset, there = [*cluster.split("|"), "", "", ""][:4]
+    return f"{subset}|{there.rstrip(';')}" if direction == "outbound" else ""

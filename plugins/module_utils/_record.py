@@ -79,6 +79,7 @@ class Record:
     reason: str = ""
     others: tuple[str, ...] = ()  # ``namespace/name`` of the route objects that follow the one with this record
     audience: Audience = field(default_factory=Audience)
+    retired: str = ""  # the version that was taken out of the route after the release was over
 
     @property
     def present(self) -> Step:
@@ -146,9 +147,10 @@ def loads(text: str) -> Record:
 
 def _check(record: Record) -> None:
     """Raise RecordError, naming the field, for what nobody but an editor can have written."""
-    texts = (record.id, record.uid, record.by, record.reason, *record.others, *asdict(record.stable).values())
-    if not all(isinstance(text, str) for text in (*texts, *asdict(record.canary).values())):
-        raise RecordError(_broken("id, uid, by, reason, others, stable and canary hold text"))
+    texts = (record.id, record.uid, record.by, record.reason, record.retired, *record.others)
+    names = (*asdict(record.stable).values(), *asdict(record.canary).values())
+    if not all(isinstance(text, str) for text in (*texts, *names)):
+        raise RecordError(_broken("id, uid, by, reason, retired, others, stable and canary hold text"))
     numbers: list[tuple[str, Any]] = [("step", record.step), *(("weight", s.weight) for s in record.steps)]
     numbers += [("mirror", step.mirror) for step in record.steps]
     for name, number in numbers:

@@ -27,6 +27,7 @@ WRITES: Sequence[Right] = (
     (False, "create", "coordination.k8s.io", "leases"),
     (False, "update", "coordination.k8s.io", "leases"),
 )
+RETIRE: Sequence[Right] = ((False, "patch", "networking.istio.io", "destinationrules"),)
 
 
 @contextmanager
@@ -43,9 +44,11 @@ def all_that_is_missing(cluster: Cluster, kind: str, namespace: str, others: Seq
         raise ApiError(error.status, f"{error}{every}") from None
 
 
-def require_writes(cluster: Cluster, kind: str, namespace: str, others: Sequence[str]) -> None:
-    """Before the first write: all that a release writes. Otherwise it would fail after the first half of it."""
-    missing = _missing(cluster, kind, namespace, others, WRITES, "patch")
+def require_writes(
+    cluster: Cluster, kind: str, namespace: str, others: Sequence[str], more: Sequence[Right] = ()
+) -> None:
+    """Before the first write: all that a release writes, and ``more``. Otherwise it would fail after half of it."""
+    missing = _missing(cluster, kind, namespace, others, (*WRITES, *more), "patch")
     if missing:
         raise ReleaseError(
             f"in namespace {namespace} the account that runs this may not {', '.join(missing)}; "

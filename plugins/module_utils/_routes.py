@@ -336,6 +336,28 @@ def by_hand(obj: Object, route: Route, destination: Destination, weight: int) ->
     return [guard, {"op": "add", "path": f"{path}/weight", "value": weight}]
 
 
+def removal_patch(
+    obj: Object, route: Route, version: str, annotations: Mapping[str, str] | None = None
+) -> list[Operation]:
+    """JSON Patch that takes the destination of ``version``, which has weight 0, out of ``route`` and sets annotations.
+
+    Guarded as ``weight_patch`` is. Empty when neither is to be changed.
+    """
+    entries = entries_of(obj, route)
+    marks = [op for op in weight_patch(obj, route, {}, annotations) if op["path"].startswith("/metadata/annotations")]
+    gone = [d for d in route.destinations if d.version == version]
+    if not gone and not marks:
+        return []
+    guards = [_guard(route, d, entries[d.index]) for d in route.destinations]
+    guards += [
+        {"op": "test", "path": f"{route.path()}/{d.index}/weight", "value": d.weight}
+        for d in gone
+        if d.weight is not None
+    ]
+    removals: list[Operation] = [{"op": "remove", "path": f"{route.path()}/{d.index}"} for d in reversed(gone)]
+    return [*guards, pinned(obj), *removals, *marks]
+
+
 def apply_patch(obj: Object, patch: Sequence[Operation]) -> dict[str, Any]:
     """What the object looks like after a patch of ours, for ``--diff`` and tests; guards raise RouteError.
 

@@ -40,7 +40,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     version_pods,
     workloads,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, ReleaseError, State
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, ReleaseError, State, Workload
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
@@ -186,6 +186,10 @@ class LiveWorld:
             if self._service is None:
                 raise
 
+    def workloads(self) -> dict[str, Workload]:
+        """The pods of each version."""
+        return workloads(self.service(), self._pods)
+
     def observe(self) -> State:
         self._slow_reads()
         service = self.service()
@@ -207,7 +211,7 @@ class LiveWorld:
             route.weights(),
             record,
             _routes.field_manager(obj, route.section),
-            workloads(service, self._pods),
+            self.workloads(),
             Token(obj, route),
             service.aliases,
             others,
@@ -295,16 +299,18 @@ class LiveWorld:
                     self.patch_for(token, record.at(step, record.since))
 
     def follow(self, other: Other, record: Record) -> None:
-        self._patch(token_of(other), self.follow_patch(other, record))
+        self._patch_route(token_of(other), self.follow_patch(other, record))
 
     def write(self, state: State, record: Record, move: bool) -> None:
         token = token_of(state)
-        self._patch(token, self.patch_for(token, record, move))
+        self._patch_route(token, self.patch_for(token, record, move))
 
-    def _patch(self, token: Token, patch: list[dict[str, Any]]) -> None:
+    def _patch_route(self, token: Token, patch: list[dict[str, Any]]) -> None:
+        self._patch(*_routes.RESOURCES[self.kind], token.obj, patch)
+
+    def _patch(self, api: str, plural: str, obj: Mapping[str, Any], patch: list[dict[str, Any]]) -> None:
         try:
-            api, plural = _routes.RESOURCES[self.kind]
-            self.cluster.patch_json(api, token.obj, plural, patch)
+            self.cluster.patch_json(api, obj, plural, patch)
         except NoAnswer as error:
             raise Lost(str(error)) from None
         except ApiError as error:
@@ -356,6 +362,10 @@ class LiveWorld:
         if lagging or not rest:
             return Programmed(here + len(lagging), here, tuple(lagging))
         return self._with_rest(here, rest)
+
+    def read_proxies(self) -> Sequence[Proxy]:
+        """Those that are read at every change."""
+        return self._split()[0]
 
     def _split(self) -> tuple[list[Proxy], list[Proxy]]:
         """Whose routes are read, and who is left to istiod's word."""

@@ -9,6 +9,9 @@ Private to this collection. Every write is fenced by the record that it expects,
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     ReleaseError,
@@ -33,6 +36,16 @@ SAY_SECONDS = 15.0  # a line of progress at least this often
 UNREACHABLE_SECONDS = 120.0  # the API server may be away this long before the run gives up (the release does not)
 WRITE_TRIES = 20
 
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Tries:
+    """Of one write: since when it does not succeed, and how often it was refused."""
+
+    since: float
+    refused: int = 0
+
 
 class Writes:
     """Reads and writes of one run; ``interval`` seconds between two tries. ``changed`` tells whether any happened."""
@@ -53,29 +66,19 @@ class Writes:
 
     def follow(self, record: Record, state: State) -> State:
         """Bring the other route objects to where the record is; the state after it."""
-        tries, began = WRITE_TRIES + len(state.others), self.world.now()
+        tries = self.tries()
         while late := behind(state, record):
             if state.record != record:
                 raise Stopped(taken_over(state, record))
-            if not tries:
-                raise ReleaseError(f"{late[0].where} could not be written in {WRITE_TRIES} tries; it does not follow")
-            if not self.world.alive():
-                raise Orphaned
-            try:
-                self.world.follow(late[0], record)
-                self.changed = True
-                tries -= 1
-            except Lost as error:
-                self._bear(error, began)
-            except Conflict:
-                tries -= 1  # read again, decide again
+            self.attempt(tries, late[0].where, partial(self.world.follow, late[0], record))
             state = self.observe()
         return state
 
     def write(self, record: Record, expect: Record | None, move: bool = True, force: bool = False) -> str:
         """Write the record (and its weights), once, or know that it happened. Returns the drift that was overruled."""
-        state, refused, tries, began = self.observe(), "", WRITE_TRIES, self.world.now()
-        while tries:
+        tries = self.tries()
+        while True:
+            state = self.observe()
             if state.record == record:
                 self.changed = True  # the answer to an earlier try was lost; the write was not
                 return ""
@@ -84,26 +87,47 @@ class Writes:
                 raise Stopped(taken_over(state, record))
             if drifted and not force:
                 raise Drifted(drifted)
-            if not self.world.alive():
-                raise Orphaned
-            try:
-                self.world.write(state, record, move)
-            except Conflict as error:
-                refused, tries = f": {error}", tries - 1
-            except Lost as error:
-                self._bear(error, began)
-            else:
-                self.changed = True
+            if self.attempt(tries, state.where, partial(self.world.write, state, record, move)):
                 return drifted
-            state = self.observe()
-        raise ReleaseError(f"{state.where} could not be written in {WRITE_TRIES} tries, nothing was set{refused}")
+
+    def tries(self) -> Tries:
+        """For a write that is still to be tried."""
+        return Tries(self.world.now())
+
+    def attempt(self, tries: Tries, where: str, write: Callable[[], None]) -> bool:
+        """Try a write; False when what is there has to be read again first, as it was refused or its answer was lost.
+
+        Raises ReleaseError when it was refused too often, or all answers were lost for as long as a read is waited for.
+        """
+        if not self.world.alive():
+            raise Orphaned
+        try:
+            write()
+        except Conflict as error:
+            tries.refused += 1
+            if tries.refused == WRITE_TRIES:
+                raise ReleaseError(f"{where} could not be written in {WRITE_TRIES} tries: {error}") from None
+            return False
+        except Lost as error:
+            if self.world.now() - tries.since >= UNREACHABLE_SECONDS:
+                raise ReleaseError(f"no write has succeeded for {UNREACHABLE_SECONDS:.0f} s: {error}") from None
+            self.now_and_then(f"NOT WRITTEN yet, is tried again  {error}")
+            self.keep_lease()
+            self.world.sleep(self.interval)
+            return False
+        self.changed, tries.since, tries.refused = True, self.world.now(), 0
+        return True
 
     def observe(self, patience: float = UNREACHABLE_SECONDS) -> State:
         """Read the state, through absences of the API server up to ``patience`` seconds (none before a run begins)."""
+        return self.read(self.world.observe, patience)
+
+    def read(self, question: Callable[[], T], patience: float = UNREACHABLE_SECONDS) -> T:
+        """The same for any other question. Raises ReleaseError after that time, Orphaned without a runner."""
         began = self.world.now()
         while True:
             try:
-                return self.world.observe()
+                return question()
             except Unreachable as error:
                 if self.world.now() - began >= patience:
                     waited = f"the API server has not answered for {patience:.0f} s: " if patience else ""
@@ -127,11 +151,3 @@ class Writes:
         self.renewed = now
         if not kept:
             raise Stopped("another run has taken the lease; this one stops")
-
-    def _bear(self, error: Lost, began: float) -> None:
-        """Before a write is tried again, as long as a read would be since ``began``. Raises ReleaseError after that."""
-        if self.world.now() - began >= UNREACHABLE_SECONDS:
-            raise ReleaseError(f"no write has succeeded for {UNREACHABLE_SECONDS:.0f} s: {error}")
-        self.now_and_then(f"NOT WRITTEN yet, is tried again  {error}")
-        self.keep_lease()
-        self.world.sleep(self.interval)

@@ -38,15 +38,21 @@ options:
     description:
       - V(promoted) releases O(canary_version), and goes on with a release that is under way or held.
       - V(aborted) takes a running release back. Without one it does nothing.
+      - V(retired) takes a version without traffic out. First its destination out of all route objects, until no proxy
+        routes there; then it waits until no request to it is under way in any client's proxy; then its subset out of
+        the DestinationRules of the namespace. After that its workload may be scaled down or deleted. It is the version
+        that a promoted release has left behind, or O(stable_version).
     type: str
-    choices: [promoted, aborted]
+    choices: [promoted, aborted, retired]
     default: promoted
   canary_version:
     description: The version to release, see O(route_kind). Needed for O(state=promoted).
     type: str
     default: ''
   stable_version:
-    description: The version that has the traffic now. Found by its weight; if given, it has to be the same.
+    description:
+      - The version that has the traffic now. Found by its weight; if given, it has to be the same.
+      - With O(state=retired) the version to retire. Needed where no promoted release is on record.
     type: str
     default: ''
   steps:
@@ -117,6 +123,12 @@ options:
     description: How long the proxies may take to run a weight before they are named, in seconds.
     type: float
     default: 30.0
+  drain_timeout:
+    description:
+      - With O(state=retired), how long requests to the version may be under way after the last proxy has left it, in
+        seconds. After that the task fails and names them; the subset stays. It waits 5 seconds at least.
+    type: float
+    default: 60.0
   retry:
     description: Release a version that was taken back although it has not changed, and go on with a held release.
     type: bool
@@ -159,7 +171,7 @@ options:
     type: dict
 attributes:
   check_mode:
-    description: Returns the plan and the patch of every step, with the queries evaluated now. Writes nothing.
+    description: Returns the plan and the patch of every write, with the queries evaluated now. Writes nothing.
     support: full
   diff_mode:
     description: Shows the next write as a difference of the VirtualService.
@@ -210,16 +222,28 @@ EXAMPLES = r"""
     namespace: namespace-1
     name: app-1
     state: aborted
+
+- name: Take the version that a promoted release has left behind out of routes and rules
+  progressive.istio.istio_canary:
+    namespace: namespace-1
+    name: app-1
+    state: retired
 """
 
 RETURN = r"""
 phase:
   description:
     - V(progressing), V(held), V(aborted), V(promoted), or V(refused).
+    - With O(state=retired) V(retired), or V(retiring) where it is not over and has failed for now.
     - V(planned) in check mode, V(none) without a release.
   returned: always
   type: str
   sample: promoted
+retired:
+  description: The version that is retired.
+  returned: with O(state=retired)
+  type: str
+  sample: v1
 finished:
   description: Whether nothing more will happen by calling again.
   returned: always
@@ -268,6 +292,8 @@ plan:
   elements: dict
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
 from ansible_collections.progressive.istio.plugins.module_utils._module import (
@@ -277,9 +303,15 @@ from ansible_collections.progressive.istio.plugins.module_utils._module import (
     target,
     want,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Want
 from ansible_collections.progressive.istio.plugins.module_utils._preview import preview
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
 from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of
+from ansible_collections.progressive.istio.plugins.module_utils._retire import Retirement
+from ansible_collections.progressive.istio.plugins.module_utils._retire_world import (
+    RetiringLiveWorld,
+    preview_retirement,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
 
@@ -292,7 +324,7 @@ def main() -> None:
         argument_spec={
             **ACCESS_SPEC,
             **RELEASE_SPEC,
-            "state": {"type": "str", "choices": ["promoted", "aborted"], "default": "promoted"},
+            "state": {"type": "str", "choices": ["promoted", "aborted", "retired"], "default": "promoted"},
             "stable_version": {"type": "str", "default": ""},
             "steps": {
                 "type": "list",
@@ -322,6 +354,7 @@ def main() -> None:
                 },
             },
             "verify_timeout": {"type": "float", "default": 30.0},
+            "drain_timeout": {"type": "float", "default": 60.0},
             "retry": {"type": "bool", "default": False},
             "adopt": {"type": "bool", "default": False},
             "on_drift": {"type": "str", "choices": ["hold", "abort", "adopt"], "default": "hold"},
@@ -337,7 +370,11 @@ def main() -> None:
     journal = Journal(given.get("journal", ""))
     with one_line_errors(module, phase="refused", finished=True, events=journal.events):
         wish = want(params)
-        world = LiveWorld(connect(module), target(params), Run(given.get("identity")), journal.say)
+        run = Run(given.get("identity"))
+        if wish.state == "retired":
+            leaving = RetiringLiveWorld(connect(module), target(params), run, journal.say, wish.stable)
+            module.exit_json(**_retire(leaving, wish, journal, module.check_mode))
+        world = LiveWorld(connect(module), target(params), run, journal.say)
         if module.check_mode:
             result = {"failed": False, "finished": True, **preview(world, wish)}
             for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"])):
@@ -347,6 +384,19 @@ def main() -> None:
         release = Release(world, wish, journal.say, continued=given.get("calls", 0) > 0)
         outcome = release.run(given.get("budget", 0.0))
         module.exit_json(**result_of(outcome, journal.events))
+
+
+def _retire(world: RetiringLiveWorld, wish: Want, journal: Journal, check_mode: bool) -> dict[str, Any]:
+    """The module's result for a version that is retired, in one call."""
+    if check_mode:
+        result = preview_retirement(world, wish)
+        for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"])):
+            journal.say(text)
+        return {"failed": False, "finished": True, "events": journal.events, **result}
+    journal.clock = world.now
+    retirement = Retirement(world, wish, journal.say)
+    outcome = retirement.run()
+    return {**result_of(outcome, journal.events), "retired": retirement.version}
 
 
 if __name__ == "__main__":

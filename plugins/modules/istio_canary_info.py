@@ -50,6 +50,10 @@ exists:
   description: Whether a release is on record.
   returned: success
   type: bool
+routed:
+  description: Whether the service has a route object. Without one, only RV(versions) tells something.
+  returned: success
+  type: bool
 phase:
   description: V(progressing), V(held), V(aborted), V(promoted), or V(none).
   returned: success
@@ -79,7 +83,10 @@ requests_per_second:
   returned: success
   type: float
 versions:
-  description: Pods of each version, ready ones, and the hash of their template.
+  description:
+    - Pods of each version, ready ones, and the hash of their template.
+    - C(proxies) is who knows the service. How many were C(asked), how many have a C(healthy) endpoint of the version,
+      and who is C(without) one. A route that sends to the version is answered with 503 there.
   returned: success
   type: dict
 evidence:

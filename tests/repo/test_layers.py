@@ -28,6 +28,7 @@ OUTSIDE = {
         "_preview",
         "_prometheus",
         "_report",
+        "_retire_world",
         "_rights",
         "_run",
         "_weight",

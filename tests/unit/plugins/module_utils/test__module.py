@@ -43,6 +43,7 @@ PARAMS: dict[str, Any] = {
     "state": "promoted",
     "analysis": ANALYSIS,
     "verify_timeout": 30.0,
+    "drain_timeout": 60.0,
     "retry": False,
     "adopt": False,
     "until_step": None,

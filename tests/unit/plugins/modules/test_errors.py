@@ -218,9 +218,20 @@ def test_no_virtual_service(api: ApiServer, run: Run) -> None:
     assert refused(run("istio_weight", **WEIGHT), api) == missing
     assert refused(run("istio_canary", **CANARY, route_object="app-1"), api) == missing
     assert refused(run("istio_canary", **CANARY), api) == (
-        f"no VirtualServices in namespace namespace-1 are for {HOST} (have it among their hosts); "
-        "deploy one with all weight on the stable version"
+        f"no VirtualService in namespace namespace-1 has {HOST} among its hosts; make one with all weight on the "
+        "stable version, when the proxies know the subsets: the role app does so in the right order (tasks_from: route)"
     )
+
+
+def test_versions_of_a_service_without_a_route_object(api: ApiServer, run: Run) -> None:
+    api.without("virtualservices")
+    start_proxies(api)
+    result = run("istio_canary_info", **SERVICE)
+    assert (result["routed"], result["exists"], result["weights"]["applied"]) == (False, False, {})
+    assert (result["versions"]["v1"]["ready"], api.written) == (1, [])
+    proxies = result["versions"]["v1"]["proxies"]
+    assert (proxies["asked"], proxies["healthy"]) == (2, 0)
+    assert all("does not tell: no port-forward to namespace-1/app-1-v" in text for text in proxies["without"])
 
 
 def test_no_destination_rule(api: ApiServer, run: Run) -> None:
