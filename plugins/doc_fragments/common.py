@@ -65,7 +65,9 @@ options:
     choices: [VirtualService, HTTPRoute]
     default: VirtualService
   route_object:
-    description: Name of the route object. Found by the service's host in O(namespace) if there is only one.
+    description:
+      - Name of the route object. Found by the service's host in O(namespace) if there is only one.
+      - Where none of these holds weights of the service, the one delegate (a VirtualService without hosts) that does.
     type: str
     default: ''
   route:

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _record, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._delegates import holds_weights, is_delegate
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Service, versions_by_service
@@ -60,14 +61,30 @@ def find_service(cluster: Cluster, namespace: str, name: str, kind: str = "Virtu
 
 
 def find_route_object(cluster: Cluster, kind: str, namespace: str, host: str, name: str = "") -> dict[str, Any]:
-    """The route object named ``name``, or the one of the namespace that serves ``host``. Raises ReleaseError."""
+    """The route object named ``name``, or the one of the namespace that serves ``host``; where none of these holds its
+    weights, the one delegate (a VirtualService without hosts) that does. Raises ReleaseError.
+    """
     api, plural = _routes.RESOURCES[kind]
     if name:
         found = cluster.get(api, namespace, plural, name)
         if found is None:
             raise ReleaseError(f"{kind} {namespace}/{name} does not exist; deploy it, or mend namespace and name")
         return found
-    serving = [one for one in cluster.select(api, namespace, plural) if _routes.serves({"kind": kind, **one}, host)]
+    chosen = _choose(kind, namespace, host, cluster.select(api, namespace, plural))
+    # A list item has no kind, and comes from a cache; what a write is based on is read by name.
+    return find_route_object(cluster, kind, namespace, host, chosen["metadata"]["name"])
+
+
+def _choose(kind: str, namespace: str, host: str, there: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    serving = [one for one in there if _routes.serves({"kind": kind, **one}, host)]
+    if kind == "VirtualService" and not any(holds_weights(one, host) for one in serving):
+        delegates = [one for one in there if is_delegate(one) and holds_weights(one, host)]
+        if len(delegates) > 1:
+            raise ReleaseError(
+                f"{len(delegates)} VirtualServices in namespace {namespace} without hosts (delegates) hold weights of "
+                f"{host}: {', '.join(one['metadata']['name'] for one in delegates)}; say which one with route_object"
+            )
+        serving = delegates or serving
     if not serving:
         what = "among its hosts" if kind == "VirtualService" else "as parent"
         raise NoRouteObject(
@@ -81,8 +98,7 @@ def find_route_object(cluster: Cluster, kind: str, namespace: str, host: str, na
             f"{len(serving)} {kind}s in namespace {namespace} are for {host} ({what}): {names}; "
             "say which one with route_object"
         )
-    # A list item has no kind, and comes from a cache; what a write is based on is read by name.
-    return find_route_object(cluster, kind, namespace, host, serving[0]["metadata"]["name"])
+    return serving[0]
 
 
 def stored_evidence(cluster: Cluster, namespace: str, name: str) -> Evidence | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from ansible_collections.progressive.istio.plugins.module_utils._delegates import MESH
 from ansible_collections.progressive.istio.plugins.module_utils._objects import (
     Finding,
     View,
@@ -26,7 +27,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
 )
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._reach import (
-    MESH,
     REVISION,
     gateways_of,
     host_of,

@@ -26,7 +26,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import (
     expected_mirrors,
     full_host,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._shown import OURS, everywhere, ours
+from ansible_collections.progressive.istio.plugins.module_utils._shown import added_name, everywhere, ours
 
 _STAT = re.compile(r"^cluster\.outbound\|\d+\|([^|]*\|[^|;]+?);?\.(upstream_\w+): (\d+)$", re.MULTILINE)
 Backends = Mapping[str, str]  # by version, what its clusters are called behind direction and port: ``subset|full host``
@@ -171,7 +171,7 @@ def intended(obj: Object, route: Route) -> tuple[Any, ...]:
 def _lags_in_added(there: Sequence[EnvoyRoute], obj: Object, section: str) -> str:
     """What is wrong with the routes that a release has added for some of the users."""
     wanted = {str(entry["name"]): everywhere(entry) for _index, entry in ours(obj, section)}
-    have = {name for name in OURS for one in there if one.name == name or one.name.startswith(name + ".")}
+    have = {added_name(one.name) for one in there} - {""}
     late = [f"has no route {name} yet" for name, needed in wanted.items() if needed and name not in have]
     return ", ".join([*late, *(f"still has route {name}" for name in sorted(have - wanted.keys()))])
 
@@ -288,24 +288,31 @@ def clusters_path(backends: Backends) -> str:
 
 
 def parse_clusters(body: bytes, backends: Backends) -> tuple[dict[str, Counts], dict[str, int]]:
-    """(counts by ``version@address``, healthy endpoints by version). The counts are attempts: retries count again."""
+    """(counts by ``version@address``, healthy endpoints by version). The counts are attempts: retries count again.
+
+    Endpoints are those of the port that has the fewest: a version that lacks one of the ports is not ready for all
+    requests. A port at which no version has any is not in use.
+    """
     versions = {key: version for version, key in backends.items()}
     counts: dict[str, Counts] = {}
-    healthy: dict[str, int] = {}
+    healthy: dict[str, dict[str, int]] = {}
     for cluster in _statuses(body):
-        direction, _port, subset, there = [*cluster["name"].split("|"), "", "", ""][:4]
+        direction, port, subset, there = [*cluster["name"].split("|"), "", "", ""][:4]
         version = versions.get(f"{subset}|{there.rstrip(';')}")
         if direction != "outbound" or version is None:
             continue
-        healthy.setdefault(version, 0)
+        ports = healthy.setdefault(version, {})
+        ports.setdefault(port, 0)
         for endpoint in cluster.get("host_statuses", []):
             address = (endpoint.get("address") or {}).get("socket_address") or {}
             key = f"{version}@{address.get('address', '?')}:{address.get('port_value', '')}"
             requests, bad = _attempts(endpoint)
             have = counts.get(key, (0, 0))
             counts[key] = (have[0] + requests, have[1] + bad)
-            healthy[version] += _healthy(endpoint.get("health_status") or {})
-    return counts, healthy
+            ports[port] += _healthy(endpoint.get("health_status") or {})
+    used = {port for ports in healthy.values() for port, endpoints in ports.items() if endpoints}
+    fewest = {v: min((ports[port] for port in used & ports.keys()), default=0) for v, ports in healthy.items()}
+    return counts, fewest
 
 
 INBOUND = "/clusters?format=json&filter=" + quote(r"^inbound\|")  # what a pod's own proxy hands on to its containers

@@ -12,6 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ansible_collections.progressive.istio.plugins.module_utils._delegates import (
+    MESH,
+    delegated,
+    is_delegate,
+    merged,
+    roots_of,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._objects import (
     Finding,
     View,
@@ -32,7 +39,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import (
 )
 
 ROOT = "istio-system"
-MESH = "mesh"
 REVISION = "istio.io/rev"
 
 
@@ -211,49 +217,106 @@ def _reads(obj: Object, pods: Iterable[Object]) -> bool:
 
 
 def reach(view: View) -> Iterable[Finding]:
-    """Whether the clients' proxies take our VirtualService, and have the subsets that it names."""
-    host, route = view.service.host, view.route
-    if not route["spec"].get("hosts"):
-        yield warning(f"{describe(route)} has no hosts, it is a delegate: who takes its weights was not looked at")
+    """Whether the clients' proxies take our VirtualService, or the roots of a delegate, and have its subsets."""
+    for other in view.virtual_services:
+        if key_of(other) in view.others and is_delegate(other):
+            yield from _left_out(view, other)
+    if not is_delegate(view.route):
+        yield from _taken(view, [view.route])
         return
-    others = [vs for vs in view.virtual_services if not view.is_ours(vs) and pattern_of(vs, host)]
+    yield from _left_out(view, view.route)
+    roots = _roots(view, view.route)
+    if roots:
+        yield from _taken(view, roots)
+
+
+def _roots(view: View, delegate: Object) -> list[Object]:
+    """The roots by which it reaches proxies, each with the routes that come of it, and no others."""
+    found = roots_of(delegate, view.virtual_services)
+    parts = [merged(root, {key_of(delegate): delegate}, only=key_of(delegate)) for root in found]
+    return [part for part in parts if exported(delegate, namespace_of(part))]
+
+
+def _left_out(view: View, delegate: Object) -> Iterable[Finding]:
+    """Who names a delegate in vain, and whether nobody else does."""
+    what, takes = describe(delegate), bool(_roots(view, delegate))
+    naming = [vs for vs in view.virtual_services if key_of(delegate) in delegated(vs)]
+    for vs in naming:
+        if is_delegate(vs):
+            why = "it has no hosts itself, and istiod does not delegate twice; give a root"
+            yield Finding(not takes, f"VirtualService {key_of(vs)} delegates to {what} in vain: {why} that route")
+        elif not exported(delegate, namespace_of(vs)):
+            why = f"it is exported to {some(export_of(delegate))} only, so istiod drops that route"
+            more = f"add {namespace_of(vs)} to its exportTo"
+            yield Finding(not takes, f"VirtualService {key_of(vs)} delegates to {what} in vain: {why}; {more}")
+    if not naming:
+        where = f" (of those in namespace {view.home}; no others may be listed)" * ("virtualservices" in view.unseen)
+        yield refusal(
+            f"{what} has no hosts, and no VirtualService delegates to it{where}: its weights reach nobody; name it as "
+            "delegate in a route, or say with route_object which one holds the weights",
+        )
+    if any(delegated(delegate)):
+        yield warning(
+            f"{what} has routes that delegate further, and istiod does not delegate twice: leave that to its root"
+        )
+
+
+def _taken(view: View, ours: Sequence[Object]) -> Iterable[Finding]:
+    """The same for what proxies run our weights by: any one of these, each for the service or for hosts of its own."""
+    keys = {key_of(vs) for vs in ours}
     reached: dict[str, list[Object]] = {}
     missed: dict[str, set[str]] = {}
-    winners: dict[str, tuple[Object, set[str]]] = {}
-    losers: set[str] = set()
+    winners: dict[tuple[str, str], tuple[Object, Object, str, set[str]]] = {}
+    losers: dict[str, tuple[Object, str]] = {}
     for namespace, pods in view.proxies("sidecar").items():
-        why = _missed(view, namespace, pods)
-        if why:
-            missed.setdefault(why, set()).add(namespace)
-            continue
-        order = competing([route, *(vs for vs in others if _reads(vs, pods))], host, namespace)
-        if view.is_ours(order[0]):
-            reached[namespace] = pods
-            losers |= {key_of(vs) for vs in order[1:] if pattern_of(vs, host) == pattern_of(route, host)}
-        else:
-            winners.setdefault(key_of(order[0]), (order[0], set()))[1].add(namespace)
-    routers = view.proxies("router") if set(gateways_of(route)) - {MESH} else {}
-    for why, where in missed.items():
+        why = []
+        for vs, wanted in [(one, host) for one in ours for host in _hosts(view, one)]:
+            if reason := _missed(view, vs, wanted, namespace, pods):
+                why.append(reason)
+                continue
+            others = [o for o in view.virtual_services if key_of(o) not in keys and pattern_of(o, wanted)]
+            order = competing([o for o in (*ours, *others) if _reads(o, pods)], wanted, namespace)
+            if key_of(order[0]) in keys:
+                reached[namespace] = pods
+                same = [o for o in order[1:] if pattern_of(o, wanted) == pattern_of(vs, wanted)]
+                losers |= {key_of(o): (order[0], wanted) for o in same if key_of(o) not in keys}
+            else:
+                place = key_of(order[0]), key_of(vs)
+                winners.setdefault(place, (order[0], vs, wanted, set()))[3].add(namespace)
+        if why and namespace not in reached and not any(namespace in found[3] for found in winners.values()):
+            missed.setdefault(why[0], set()).add(namespace)
+    routers = view.proxies("router") if any(set(gateways_of(vs)) - {MESH} for vs in ours) else {}
+    for text, where in missed.items():
         refuse = not (reached or winners or routers) or bool(view.clients & where)
-        yield Finding(refuse, why.format(places=places(where)))
-    for winner, where in winners.values():
-        yield _beaten(view, winner, where)
-    for key in sorted(losers - winners.keys()):
-        yield warning(
-            f"VirtualService {key} is for {host} too, and sidecars ignore it, as {describe(route)} goes before it; "
-            "take the host out of it, or delete it",
-        )
+        yield Finding(refuse, text.format(places=places(where)))
+    for winner, loser, wanted, where in winners.values():
+        yield _beaten(winner, loser, wanted, where)
+    for key, (vs, wanted) in sorted(losers.items(), key=lambda item: item[0]):
+        if key not in {winner for winner, _loser in winners}:
+            yield warning(
+                f"VirtualService {key} is for {wanted} too, and sidecars ignore it, as {describe(vs)} goes before it; "
+                "take the host out of it, or delete it",
+            )
     yield from _subsets(view, {**{name: pods for name, pods in routers.items() if name in view.clients}, **reached})
 
 
-def _missed(view: View, namespace: str, pods: Iterable[Object]) -> str:
+def _hosts(view: View, virtual_service: Object) -> list[str]:
+    """The hosts that sidecars are to take it for: the service's; of a root that is not for it, those it is for."""
+    host = view.service.host
+    if view.is_ours(virtual_service) or pattern_of(virtual_service, host) or MESH not in gateways_of(virtual_service):
+        return [host]
+    return [host_of(given, namespace_of(virtual_service)) for given in virtual_service["spec"]["hosts"]]
+
+
+def _missed(view: View, route: Object, host: str, namespace: str, pods: Iterable[Object]) -> str:
     """Why sidecars of a namespace do not get our VirtualService, whoever else is there; empty when they do."""
-    route, host, what = view.route, view.service.host, describe(view.route)
-    if not _reads(route, pods):
-        return (
-            f"{what} is labelled {REVISION}={labels_of(route)[REVISION]}, and no proxy in {{places}} is of that "
-            "revision (a tag does not count): they do not get it; take the label off, or name their revision"
-        )
+    what = describe(route)
+    for one in (route, view.route):
+        if not _reads(one, pods):
+            return (
+                f"{describe(one)} is labelled {REVISION}={labels_of(one)[REVISION]}, and no proxy in {{places}} is of "
+                "that revision (a tag does not count): they do not get it; take the label off, or name their revision"
+            )
     if MESH not in gateways_of(route):
         return (
             f"{what} is bound to gateways {', '.join(gateways_of(route))} only: sidecars in {{places}} split by "
@@ -275,8 +338,7 @@ def _missed(view: View, namespace: str, pods: Iterable[Object]) -> str:
     return ""
 
 
-def _beaten(view: View, winner: Object, where: Iterable[str]) -> Finding:
-    host, route = view.service.host, view.route
+def _beaten(winner: Object, route: Object, host: str, where: Iterable[str]) -> Finding:
     if pattern_of(winner, host) != pattern_of(route, host):
         why = "names it more exactly"
     elif _age(winner) < _age(route):

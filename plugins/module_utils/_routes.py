@@ -204,6 +204,11 @@ def pick_route(obj: Object, host: str, canary: str, name: str = "") -> Route:
         return found[0]
     there = "; ".join(f"{r.label()}: {', '.join(_says(r))}" for r in routes)
     what = f"named '{name}'" if name else f"that can carry '{canary}'"
+    further = [e["delegate"] for e in (obj.get("spec") or {}).get("http") or [] if e.get("delegate") and not found]
+    if further:
+        home = obj["metadata"].get("namespace", "")
+        names = sorted({f"{d.get('namespace') or home}/{d.get('name')}" for d in further})
+        what += f" (it delegates to {', '.join(names)}: name that with route_object, if the weights are there)"
     raise RouteError(
         f"{describe(obj)} has {len(found) or 'no'} routes to {host} {what}; there are: {there or 'none'}. "
         "Say which one with 'route' (its name)"

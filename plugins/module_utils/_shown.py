@@ -34,7 +34,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import (
 )
 
 COHORT, STICKY = "progressive-istio-cohort", "progressive-istio-sticky"  # names of the routes that are added
-OURS = (COHORT, STICKY)
+_ADDED = re.compile(rf"((?:.*-)?(?:{COHORT}|{STICKY}))(?:\.|$)")
 _MIRROR = "RequestMirror"
 _ANSWERS = "ResponseHeaderModifier"
 
@@ -45,7 +45,13 @@ _ANSWERS = "ResponseHeaderModifier"
 def ours(obj: Object, section: str) -> list[tuple[int, Mapping[str, Any]]]:
     """The routes that a release has added, with their places."""
     entries = (obj.get("spec") or {}).get(section) or []
-    return [(index, entry) for index, entry in enumerate(entries) if entry.get("name") in OURS]
+    return [(index, entry) for index, entry in enumerate(entries) if added_name(str(entry.get("name", "")))]
+
+
+def added_name(name: str) -> str:
+    """The name of such a route, if it is one: in a proxy more follows it, and a root goes before that of a delegate."""
+    found = _ADDED.match(name)
+    return found.group(1) if found else ""
 
 
 def everywhere(entry: Mapping[str, Any]) -> bool:

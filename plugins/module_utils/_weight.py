@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _proxies, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._delegates import Carrier, is_delegate
 from ansible_collections.progressive.istio.plugins.module_utils._find import find_route_object
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
     ABSENT,
@@ -28,6 +29,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._reach import covers
 from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, RecordError
+from ansible_collections.progressive.istio.plugins.module_utils._roots import Roots
 
 WRITE_TRIES = 5
 POLL_SECONDS = 0.05
@@ -88,6 +90,8 @@ def _set(
         patch = _routes.weight_patch(obj, route, wish.weights)
         if patch:
             _check_destinations(cluster, obj, route, wish.weights)
+            if wish.verify != "none" and is_delegate(obj):
+                _carriers(cluster, obj, route)
             if mesh and not attempt:
                 _check_clients(cluster, mesh, obj, route, wish.verify_timeout)
         result = {
@@ -152,14 +156,26 @@ def _subsets(cluster: Cluster, host: str, namespace: str) -> set[str]:
     return found
 
 
+def _carriers(cluster: Cluster, obj: Mapping[str, Any], route: _routes.Route) -> list[Carrier]:
+    """What proxies run the route by: the object, or the roots of a delegate. Raises ReleaseError where it has none."""
+    found = Roots(cluster).carriers(obj, route, _ports(cluster, obj, route))
+    if not found:
+        raise ReleaseError(
+            f"{_routes.describe(obj)} has no hosts, and no VirtualService delegates to it: its weights reach nobody; "
+            "name it as delegate in a route, or use verify: none"
+        )
+    return found
+
+
 def _check_clients(cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: _routes.Route, timeout: float) -> None:
     """Before the write: weights act in the clients' proxies, so at least one has to have the route."""
     deadline = time.monotonic() + timeout
     mesh.refresh()
-    ports = _ports(cluster, obj, route)
+    carriers = _carriers(cluster, obj, route)
     while True:
         silent = []
-        for answer in mesh.having(ports, obj, route):
+        answers = (answer for one in carriers for answer in mesh.having(one.ports, one.obj, one.route))
+        for answer in answers:
             if not str(answer.runs).startswith(SILENT):
                 return
             silent.append(f"{answer.name} {answer.runs}")
@@ -169,7 +185,8 @@ def _check_clients(cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: 
                 "written. The account that runs this needs get and create on pods/portforward; or use verify: none"
             )
         if not mesh.proxies or time.monotonic() > deadline:
-            there = f"none of {len(mesh.proxies)} sees it (exportTo, gateways)" if mesh.proxies else "none is there"
+            why = "exportTo, gateways, the match of its roots" if is_delegate(obj) else "exportTo, gateways"
+            there = f"none of {len(mesh.proxies)} sees it ({why})" if mesh.proxies else "none is there"
             raise ReleaseError(
                 f"no proxy in the mesh runs a route of {_routes.describe(obj)}: {there}; nothing was written. A client "
                 "without a sidecar ignores weights: label its namespace for injection, restart it, or use verify: none"
@@ -213,31 +230,36 @@ def _verify(
 ) -> dict[str, Any]:
     if not mesh.proxies:  # otherwise listed a moment ago, before the write
         mesh.refresh()
-    ports = _ports(cluster, obj, route)
+    carriers = _carriers(cluster, obj, route)
     deadline = time.monotonic() + timeout
-    done: set[str] = set()
+    done: dict[str, set[str]] = {one.where: set() for one in carriers}
     read, rest = split(mesh.proxies, (), READ_MOST)
     while True:
-        answers = mesh.lagging(ports, obj, route, [proxy for proxy in read if proxy.uid not in done])
-        done |= {uid for uid, answer in answers.items() if answer.runs == ""}
-        lagging = {answer.name: answer.runs for answer in answers.values() if answer.runs}
+        lagging: dict[str, str] = {}
+        for one in carriers:
+            asked = [proxy for proxy in read if proxy.uid not in done[one.where]]
+            answers = mesh.lagging(one.ports, one.obj, one.route, asked)
+            done[one.where] |= {uid for uid, answer in answers.items() if answer.runs == ""}
+            lagging |= {answer.name: answer.runs for answer in answers.values() if answer.runs}
+        names = {proxy.uid: proxy.name for proxy in read}
+        programmed = {uid for uids in done.values() for uid in uids if names[uid] not in lagging}
         if not lagging:
             break
         if time.monotonic() > deadline:
-            told = told_with_reasons(mesh, lagging)
+            told, number = told_with_reasons(mesh, lagging), len(programmed) + len(lagging)
             raise ReleaseError(
-                f"{_routes.describe(obj)} is written, but {len(lagging)} of {len(done) + len(lagging)} proxies do not "
+                f"{_routes.describe(obj)} is written, but {len(lagging)} of {number} proxies do not "
                 f"run it after {timeout:g} s: {'; '.join(told[:5])}; look at their connection to istiod "
                 "(istioctl proxy-status)"
             )
         time.sleep(POLL_SECONDS)
-    if not done:
+    if not programmed:
         raise ReleaseError(
             f"no proxy in the mesh runs a route of {_routes.describe(obj)}: no client pod has a sidecar, or none sees "
             "this object (exportTo, gateways); a client without a sidecar ignores weights"
         )
     word = _take_word(mesh, obj, None, max(0.0, deadline - time.monotonic()), rest) if rest else {}
-    return {"asked": len(done), "programmed": len(done), **word}
+    return {"asked": len(programmed), "programmed": len(programmed), **word}
 
 
 def _sent(mesh: Mesh) -> dict[str, str]:

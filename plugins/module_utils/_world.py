@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _proxies, _routes, _shown
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._delegates import is_delegate
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._find import (
     find_route_object,
@@ -52,6 +53,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Record,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._rights import all_that_is_missing, require_writes
+from ansible_collections.progressive.istio.plugins.module_utils._roots import Roots
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 
 SLOW_READ_SECONDS = 2.0  # pods, Service and DestinationRule are read at most this often
@@ -134,6 +136,7 @@ class LiveWorld:
         self.run, self.say = run, say
         self.own_name = own_name(name)
         self.mesh = Mesh(cluster)
+        self._roots = Roots(cluster)
         self._service: Service | None = None
         self._pods: Sequence[Mapping[str, Any]] = []
         self._version_pods: Mapping[str, VersionPod] = {}
@@ -344,17 +347,25 @@ class LiveWorld:
     def programmed(self, state: State) -> Programmed:
         self._slow_reads_if_any()
         tokens = {state.where: token_of(state), **{other.where: token_of(other) for other in state.others}}
-        intended = repr([_proxies.intended(token.obj, token.route) for token in tokens.values()])
+        with reading():
+            found = {where: self._roots.carriers(t.obj, t.route, self.service().ports) for where, t in tokens.items()}
+        parts = [part for carriers in found.values() for part in carriers]
+        intended = repr([(p.where, p.route.name, _proxies.intended(p.obj, p.route)) for p in parts])
         if self._confirmed[0] != intended:
-            self._confirmed = (intended, {where: set() for where in tokens}, time.monotonic())
+            self._confirmed = (intended, {part.where: set() for part in parts}, time.monotonic())
         _intended, confirmed, since = self._confirmed
         read, rest = self._split()
         runs: dict[str, str] = {}
-        for where, token in tokens.items():
-            asked = [proxy for proxy in read if proxy.uid not in confirmed[where]]
-            answers = self.mesh.lagging(self.service().ports, token.obj, token.route, asked)
-            confirmed[where] |= {uid for uid, answer in answers.items() if answer.runs == ""}
+        for part in parts:
+            asked = [proxy for proxy in read if proxy.uid not in confirmed[part.where]]
+            answers = self.mesh.lagging(part.ports, part.obj, part.route, asked)
+            confirmed[part.where] |= {uid for uid, answer in answers.items() if answer.runs == ""}
             runs |= {a.name: a.runs for a in answers.values() if a.runs}
+        for where, token in tokens.items():  # a delegate moves nothing by itself
+            if is_delegate(token.obj) and not runs and not any(confirmed[part.where] for part in found[where]):
+                names = ", ".join(part.where.partition(" in ")[2] for part in found[where])
+                why = f"no proxy runs it by {names}" if names else "no VirtualService delegates to it"
+                return Programmed(0, 0, (f"{where}: {why}",))
         late = runs and time.monotonic() - since > EXPLAIN_SECONDS
         lagging = told_with_reasons(self.mesh, runs) if late else [f"{name} {text}" for name, text in runs.items()]
         done = {proxy.uid for proxy in self.mesh.proxies if proxy.name not in runs}

@@ -27,7 +27,9 @@ options:
     type: str
     required: true
   name:
-    description: Name of the route object.
+    description:
+      - Name of the route object. For weights that stand in a delegate (a VirtualService without hosts), the delegate's.
+        It is verified by the roots that delegate to it.
     type: str
     required: true
   kind:

@@ -29,7 +29,7 @@ LAB = CHECKOUT / "tests" / "lab" / "lab"
 OLDEST = "2.19"
 INSTALLING = "default"
 BARE = "mesh"  # begins and ends without Istio
-LONG = (BARE, "clients", "audience", "gitops", "incidents", "retire", "shapes", "upheaval")  # of many minutes
+LONG = (BARE, "audience", "clients", "delegates", "gitops", "incidents", "retire", "shapes", "upheaval")
 SCENARIO_OF_BOTH = "own-objects"  # a whole release by the playbook, short enough for the oldest environment, too
 GROUPS = {
     "lint": "ruff, yamllint, ansible-lint, documentation and changelog",
@@ -41,7 +41,7 @@ GROUPS = {
     "collection": "the tarball: size, content, installed and used from elsewhere",
     "lab": "the lab is built, and its own tests",
     "molecule": "every scenario on a cluster of the lab",
-    "long": "the long scenarios: istio by both methods, gateways, GitOps tools, many shapes, incidents; named only",
+    "long": "the long scenarios: Istio by both methods, gateways, delegates, GitOps, shapes, incidents; named only",
 }
 
 

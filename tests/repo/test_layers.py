@@ -30,6 +30,7 @@ OUTSIDE = {
         "_report",
         "_retire_world",
         "_rights",
+        "_roots",
         "_run",
         "_weight",
         "_world",

@@ -122,6 +122,28 @@ def test_releasing(render: Render, found: dict[str, Any], expected: str) -> None
     assert render("app", "releasing.j2", _app_route=found).strip() == expected
 
 
+def test_a_release_of_a_delegate_is_one_of_its_root(render: Render) -> None:
+    delegating = {"metadata": {"name": "app-1", "uid": "r"}, "spec": {"http": [{"delegate": {"name": "w"}}]}}
+    root = {"resources": [delegating]}
+    for name, expected in (("w", "yes"), ("another", "no")):
+        delegate = route("held")["resources"][0]
+        delegate["metadata"]["name"] = name
+        found = {"resources": [*root["resources"], delegate]}
+        assert render("app", "releasing.j2", _app_route=root, _app_delegates=found).strip() == expected
+
+
+def test_no_route_is_made_beside_a_delegate(render: Render) -> None:
+    parts = [{"destination": {"host": "app-1", "subset": subset}} for subset in ("v1", "v2")]
+    spec = {"http": [{"route": parts}]}
+    delegate = {"metadata": {"name": "weights"}, "spec": spec}
+    (error,) = render("app", "foreign.yml.j2", _app_route={"resources": []}, _app_delegates={"resources": [delegate]})
+    assert "/weights is a delegate with weights of " in error
+    assert error.endswith("set app_route_object to the one that holds the weights")
+    for other in ({"hosts": ["x"], **spec}, {"http": [{"route": parts[:1]}]}):
+        others = {"resources": [{"metadata": {"name": "w"}, "spec": other}]}
+        assert render("app", "foreign.yml.j2", _app_route={"resources": []}, _app_delegates=others) == []
+
+
 def test_route_has_every_version(render: Render) -> None:
     spec = render("app", "route.yml.j2", app_live_version="v2", app_route={"timeout": "3s"}, app_gateways=["g/in"])[
         "spec"

@@ -120,3 +120,17 @@ def test_status(render: Render) -> None:
     assert (
         render("canary", "status.j2", canary_status=nothing, **NAMES).splitlines()[0].endswith("no release on record")
     )
+
+
+def test_stop_says_where_a_root_delegates_to(render: Render) -> None:
+    more = {"name": "more", "namespace": "other"}
+    entries = [{"delegate": {"name": "weights"}}, {"delegate": more}, {"redirect": {}}]
+    root = {"resources": [{"metadata": {"uid": "u"}, "spec": {"http": entries}}]}
+    found = render("canary", "stop.yml.j2", _canary_route=root, **NAMES)
+    assert found["error"] == (
+        "VirtualService namespace-1/app-1 delegates to namespace-1/weights, other/more: set canary_route_object to the "
+        "one that holds the weights"
+    )
+    held = virtual_service("held")
+    held["resources"][0]["spec"]["http"] += entries
+    assert render("canary", "stop.yml.j2", _canary_route=held, **NAMES)["error"] == ""

@@ -457,3 +457,15 @@ def test_a_version_without_endpoints_has_none_and_another_service_is_not_ours() 
         if "|v3|" in cluster["name"]:
             cluster["name"] = "outbound|80|v3|app-10.namespace-1.svc.cluster.local"
     assert parse_clusters(dumped(dump), BACKENDS)[1] == {"v1": 1, "v2": 0}
+
+
+def test_a_version_has_what_it_has_at_every_port_that_is_used() -> None:
+    dump = parsed("split", "clusters.json")
+    first = [cluster for cluster in dump["cluster_statuses"] if cluster["name"].startswith("outbound|80|")]
+    for port, without in ((81, ("|v2|",)), (82, ("|v1|", "|v2|", "|v3|"))):
+        for cluster in copy.deepcopy(first):
+            cluster["name"] = cluster["name"].replace("|80|", f"|{port}|")
+            if any(subset in cluster["name"] for subset in without):
+                cluster["host_statuses"] = []
+            dump["cluster_statuses"].append(cluster)
+    assert parse_clusters(dumped(dump), BACKENDS)[1] == {"v1": 1, "v2": 0, "v3": 1}

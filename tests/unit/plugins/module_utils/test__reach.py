@@ -288,12 +288,6 @@ def test_no_route_for_sidecars() -> None:
     assert told(ours(http=[{"match": [{"gateways": ["mesh"]}, {"uri": {"prefix": "/"}}], **route("v1", "v2")}])) == []
 
 
-def test_a_delegate() -> None:
-    assert told(ours(hosts=[])) == warned(
-        f"{ROUTE} has no hosts, it is a delegate: who takes its weights was not looked at"
-    )
-
-
 # ---------------------------------------------------------------- DestinationRules
 
 
