@@ -36,8 +36,8 @@ long: ## The long scenarios: Istio by both methods, gateways, who sees the canar
 $(GROUPS):
 	@$(CHECK) $@
 
-soak: ## Repeated releases under load, hours; writes a dated result file
-	@tests/soak/run
+soak: ## Repeated releases under load, hours; writes dated result files. Some of it: ARGS="--only traffic"
+	@tests/soak/run $(ARGS)
 
 bench: ## What the modules cost, against kubernetes.core
 	@tests/bench/run

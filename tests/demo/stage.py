@@ -151,7 +151,8 @@ class Playing:
 class Stage:
     """The cluster that this process is in the network of. One `kubectl proxy` carries every question to its API."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str = NAMESPACE) -> None:
+        self.namespace = namespace  # of the service that is looked at
         if not inside():
             raise StageError("this has to run in the network of a cluster: tests/lab/lab run")
         # `lab run` has set KUBECONFIG and K8S_AUTH_KUBECONFIG after `enter` took the user's away.
@@ -189,7 +190,7 @@ class Stage:
 
     def route(self) -> Json:
         """The VirtualService of the example."""
-        found: Json = self.call(f"/apis/networking.istio.io/v1/namespaces/{NAMESPACE}/virtualservices/{SERVICE}")
+        found: Json = self.call(f"/apis/networking.istio.io/v1/namespaces/{self.namespace}/virtualservices/{SERVICE}")
         return found
 
     def weights(self) -> dict[str, int]:
@@ -204,13 +205,13 @@ class Stage:
 
     def evidence(self) -> Json:
         """What the release has stored."""
-        path = f"/api/v1/namespaces/{NAMESPACE}/configmaps/progressive-istio-{SERVICE}"
+        path = f"/api/v1/namespaces/{self.namespace}/configmaps/progressive-istio-{SERVICE}"
         found: Json = json.loads(self.call(path)["data"]["evidence"])
         return found
 
     def pods(self, selector: str) -> list[Json]:
         """Pods of the example's namespace, without those on their way out."""
-        items = self.call(f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector={selector}")["items"]
+        items = self.call(f"/api/v1/namespaces/{self.namespace}/pods?labelSelector={selector}")["items"]
         return [pod for pod in items if not pod["metadata"].get("deletionTimestamp")]
 
     def ready(self, selector: str, count: int, seconds: float = 120.0) -> list[Json]:
@@ -251,7 +252,7 @@ class Stage:
         query = "&".join(f"{name}={value}" for name, value in values.items())
         for pod in pods:
             name = pod["metadata"]["name"]
-            self.call(f"/api/v1/namespaces/{NAMESPACE}/pods/{name}:8081/proxy/faults?{query}", "PUT")
+            self.call(f"/api/v1/namespaces/{self.namespace}/pods/{name}:8081/proxy/faults?{query}", "PUT")
         return len(pods)
 
     def reset(self, live: str = "v1", **shares: int) -> None:
@@ -261,7 +262,7 @@ class Stage:
             name = entry["destination"]["subset"]
             entry["weight"] = shares.get(name, 0) if shares else 100 * (name == live)
         patch = {"metadata": {"annotations": {RECORD: None}}, "spec": {"http": route["spec"]["http"]}}
-        path = f"/apis/networking.istio.io/v1/namespaces/{NAMESPACE}/virtualservices/{SERVICE}"
+        path = f"/apis/networking.istio.io/v1/namespaces/{self.namespace}/virtualservices/{SERVICE}"
         self.call(path, "PATCH", patch, "application/merge-patch+json")
 
     def audit(self, since: float) -> list[Json]:
@@ -276,7 +277,7 @@ class Stage:
             entry = json.loads(line)
             at = datetime.fromisoformat(entry["requestReceivedTimestamp"].replace("Z", "+00:00")).timestamp()
             what = entry.get("objectRef") or {}
-            if at >= since and what.get("namespace") == NAMESPACE and "dryRun" not in entry["requestURI"]:
+            if at >= since and what.get("namespace") == self.namespace and "dryRun" not in entry["requestURI"]:
                 found.append(
                     {
                         "at": at,
@@ -312,9 +313,9 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def entered() -> Iterator[Stage]:
+def entered(namespace: str = NAMESPACE) -> Iterator[Stage]:
     """The stage, put away at the end whatever happens."""
-    with Stage() as stage:
+    with Stage(namespace) as stage:
         yield stage
 
 

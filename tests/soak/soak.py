@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Releases under load, again and again, counted by the clients; writes docs/results/soak-<date>.json and .txt.
 
-Exit code 0 only if every run of every case came out as it has to.
+Two groups of cases: how releases end and what they see (``cases``), and whether moving traffic loses requests
+(``traffic``, in docs/results/soak-traffic-<date>). Exit code 0 only if every run of every case came out as it has to.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from ansible_collections.progressive.istio.tests.demo.stage import (
     prepare,
     versions,
 )
+from ansible_collections.progressive.istio.tests.soak import traffic
 from ansible_collections.progressive.istio.tests.soak.cases import (
     article,
     broken_first,
@@ -126,14 +128,17 @@ def details(runs: Sequence[Json]) -> list[str]:
     return lines
 
 
-def write(path: Path, runs: Sequence[Json], head: Sequence[str]) -> str:
+Table = Callable[[Sequence[Json], Sequence[str]], str]
+
+
+def write(path: Path, runs: Sequence[Json], head: Sequence[str], table: Table = summary) -> str:
     """Raw counts as JSON, one run a line, and the table beside them. Returns the table."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = ",\n".join(json.dumps(run, sort_keys=True) for run in runs)
     path.with_suffix(".json").write_text(
         '{"head": ' + json.dumps(list(head)) + ', "runs": [\n' + rows + "\n]}\n", "utf-8"
     )
-    text = summary(runs, head)
+    text = table(runs, head)
     path.with_suffix(".txt").write_text(text, "utf-8")
     return text
 
@@ -146,27 +151,26 @@ def earlier(path: Path) -> tuple[list[str], list[Json]]:
     return [], []
 
 
-def soak(
-    names: Sequence[str], times: int, path: Path, before: tuple[list[str], list[Json]], *, named: bool, installed: bool
-) -> bool:
+def headed(stage: Stage, heads: Sequence[str], *more: str) -> list[str]:
+    """The lines that a result begins with: of the runs that it goes on from, then of these."""
+    began = f"Soak of {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+    return [*heads, began, versions(stage), f"at its start: {machine()}", *more]
+
+
+def soak_cases(names: Sequence[str], asked: argparse.Namespace, path: Path) -> bool:
     """Run the cases in turn, and write the result after every run. Whether all is good."""
-    heads, runs = before
-    known = len(runs)
+    heads, runs = earlier(path) if asked.append else ([], [])
+    known, times = len(runs), asked.runs or 5
     text = ""
     with entered() as stage:
-        if not installed:
+        if not asked.installed:
             stage.played("install", "-e", f"@{os.environ['LAB_VARS']}")
             stage.played("deploy", "-e", "@tests/demo/vars.yml")
-        head = [
-            *heads,
-            f"Soak of {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC",
-            versions(stage),
-            f"at its start: {machine()}",
-        ]
+        head = headed(stage, heads)
         with contextlib.suppress(KeyboardInterrupt):
             for number in range(times):
                 for name in names:
-                    if name in ONCE and number and not named:
+                    if name in ONCE and number and not asked.case:
                         continue
                     runs.append(one_run(stage, name))
                     last = runs[-1]
@@ -177,26 +181,58 @@ def soak(
     return len(runs) > known and not any(run["wrong"] for run in runs[known:])
 
 
+def soak_traffic(names: Sequence[str], asked: argparse.Namespace, path: Path) -> bool:
+    """The same for the cases of ``traffic``, which share their clients."""
+    heads, runs = earlier(path) if asked.append else ([], [])
+    known, times = len(runs), asked.runs or 10
+    with entered(traffic.NAMESPACE) as stage:
+        if not asked.installed:
+            stage.played("install", "-e", f"@{os.environ['LAB_VARS']}")
+            traffic.deploy(stage)
+        traffic.mend(stage)  # an earlier soak may have ended anywhere
+        head = headed(stage, heads, *traffic.HEAD)
+
+        def keep(run: Json) -> None:
+            runs.append(run)
+            write(path, runs, head, traffic.summary)
+
+        with contextlib.suppress(KeyboardInterrupt):
+            traffic.soak(stage, names, times, keep)
+        print(traffic.summary(runs, head))
+    return len(runs) > known and not any(run["wrong"] for run in runs[known:])
+
+
+GROUPS = {"cases": (list(CASES), soak_cases), "traffic": (list(traffic.CASES), soak_traffic)}
+
+
 def main() -> int:
     """Outside of the cluster's network: make the cluster, then go on inside."""
     parser = argparse.ArgumentParser(prog="tests/soak/run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cluster", default="soak", help="which cluster of the lab (default: %(default)s); it is made")
-    parser.add_argument("--runs", type=int, default=5, help="how often each case runs (default: %(default)s, an hour)")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this one (may be repeated)")
+    parser.add_argument("--runs", type=int, help="how often each case runs (default: 5, an hour; traffic: 10)")
+    parser.add_argument("--only", choices=GROUPS, help="only this group of cases")
+    every = [name for cases, _soak in GROUPS.values() for name in cases]
+    parser.add_argument("--case", action="append", choices=every, help="only this one (may be repeated)")
     parser.add_argument("--append", action="store_true", help="add the runs to those of the result file that is there")
     parser.add_argument("--installed", action="store_true", help="leave install and deploy out: they have run on it")
-    parser.add_argument("--output", type=Path, help="default: docs/results/soak-<date>")
-    arguments = parser.parse_args()
+    parser.add_argument("--output", type=Path, help="default: docs/results/soak-<date>, soak-traffic-<date>")
+    asked = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT is ignored in the background: a soak runs for long
         signal.signal(number, signal.default_int_handler)
-    path = arguments.output or CHECKOUT / "docs" / "results" / f"soak-{time.strftime('%Y-%m-%d', time.gmtime())}"
+    good = True
     try:
         if not inside():
-            prepare(arguments.cluster, lambda line: print(line, flush=True))
-            enter(arguments.cluster, MODULE, sys.argv[1:])
-        names = arguments.case or list(CASES)
-        before = earlier(path) if arguments.append else ([], [])
-        good = soak(names, arguments.runs, path, before, named=bool(arguments.case), installed=arguments.installed)
+            prepare(asked.cluster, lambda line: print(line, flush=True))
+            enter(asked.cluster, MODULE, sys.argv[1:])
+        for group, (cases, run) in GROUPS.items():
+            names = [name for name in cases if not asked.case or name in asked.case]
+            if names and asked.only in (None, group):
+                middle = "" if group == "cases" else f"-{group}"
+                dated = f"soak{middle}-{time.strftime('%Y-%m-%d', time.gmtime())}"
+                path = CHECKOUT / "docs" / "results" / dated
+                if asked.output:
+                    path = asked.output.with_name(asked.output.name + ("" if asked.only else middle))
+                good = run(names, asked, path) and good
     except StageError as error:
         print(f"soak: {error}", file=sys.stderr)
         return 1
