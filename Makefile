@@ -39,8 +39,9 @@ $(GROUPS):
 soak: ## Repeated releases under load, hours; writes dated result files. Some of it: ARGS="--only traffic"
 	@tests/soak/run $(ARGS)
 
-bench: ## What the modules cost, against kubernetes.core
+bench: ## What the modules cost, against kubernetes.core; what proxies cost, and many services at once
 	@tests/bench/run
+	@tests/bench/run programmed
 
 docs: ## The reference of modules and roles, as files under the cache
 	@tests/env/check --reference

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ SELECTOR = "service.istio.io/canonical-name"  # the injector puts it on every si
 ISTIOD, ISTIOD_PORT = "app=istiod", 8080  # its debug interface, which listens to its own pod only
 PARALLEL = 16
 READ_MOST = 32  # so many proxies of a larger mesh are read, those that move traffic always; istiod tells of the rest
+LIST_SHARE = 0.02  # of the time goes into listing the mesh, at most: it is the dearest of what a release does
+LIST_MOST = 10.0  # seconds that a list may be old by that
 SILENT = "does not tell"
 ABSENT = "no istiod is connected to it"
 NETWORKING = "networking.istio.io/v1"
@@ -93,10 +96,19 @@ class Mesh:
         self._cluster = cluster
         self._pool = ThreadPoolExecutor(max_workers=PARALLEL, thread_name_prefix="proxy")
         self.proxies: tuple[Proxy, ...] = ()
+        self._listed_until = float("-inf")
+
+    def keep_up(self) -> None:
+        """List the pods again if it is time: many pods, or a busy runner, less often; at once if one did not answer."""
+        if time.monotonic() >= self._listed_until:
+            self.refresh()
 
     def refresh(self) -> None:
         """List the pods again. Raises ApiError and NoAnswer."""
+        began = time.monotonic()
         pods = self._cluster.select("v1", "", "pods", SELECTOR)
+        took = time.monotonic() - began
+        self._listed_until = began + min(LIST_MOST, took / LIST_SHARE)
         self.proxies = tuple(proxy for proxy in map(proxy_of, pods) if proxy)
         self._cluster.forget({(proxy.namespace, proxy.pod) for proxy in self.proxies})
 
@@ -111,6 +123,7 @@ class Mesh:
             try:
                 return question(proxy)
             except (NoAnswer, ApiError, _proxies.ProxyError) as error:
+                self._listed_until = float("-inf")  # it may be gone
                 return str(error)
 
         return zip(proxies, self._pool.map(ask, proxies), strict=True)
@@ -149,15 +162,6 @@ class Mesh:
                 answers[proxy.uid] = Answer(proxy.name, f"{SILENT}: {answer}")
         return answers
 
-    def explain(self, names: Iterable[str]) -> dict[str, str]:
-        """By ``namespace/pod``, what the istiods say of proxies that do not run what they should, if they say anything.
-
-        Every replica knows its own proxies only. Nobody is asked where a port-forward to istiod is not allowed.
-        """
-        known, complete = self.told_by_istiod()
-        found = {name: known[name].trouble if name in known else ABSENT if complete else "" for name in names}
-        return {name: text for name, text in found.items() if text}
-
     def vouched(self, proxies: Sequence[Proxy]) -> dict[str, str] | None:
         """Of proxies that are not read: those that do not have what istiod last sent them, by name, and why.
 
@@ -167,12 +171,13 @@ class Mesh:
         known, complete = self.told_by_istiod()
         if not complete:
             return None
-        names = [proxy.name for proxy in proxies if proxy.should_answer]
-        found = {name: known[name].trouble if name in known else ABSENT for name in names}
-        return {name: text for name, text in found.items() if text}
+        return troubles(known, complete, [proxy.name for proxy in proxies if proxy.should_answer])
 
     def told_by_istiod(self) -> tuple[dict[str, _proxies.Sync], bool]:
-        """What the istiods have sent to each of their proxies, by ``namespace/pod``, and whether all of them told."""
+        """What the istiods have sent to each of their proxies, by ``namespace/pod``, and whether all of them told.
+
+        Every replica knows its own proxies only. Nobody is asked where a port-forward to istiod is not allowed.
+        """
         known: dict[str, _proxies.Sync] = {}
         try:
             for pod in self._cluster.select("v1", "", "pods", ISTIOD):
@@ -268,9 +273,19 @@ class Mesh:
         return {proxy.name: answer for proxy, answer in self._ask(asked, question)}
 
 
+def troubles(known: Mapping[str, _proxies.Sync], complete: bool, names: Iterable[str]) -> dict[str, str]:
+    """What the istiods' word means for proxies: by ``namespace/pod``, what is wrong with those that have trouble.
+
+    ``known`` and ``complete`` as Mesh.told_by_istiod returns them. One that no istiod knows is not connected if all of
+    them told; if not, nothing is known of it.
+    """
+    found = {name: known[name].trouble if name in known else ABSENT if complete else "" for name in names}
+    return {name: text for name, text in found.items() if text}
+
+
 def told_with_reasons(mesh: Mesh, lagging: Mapping[str, str]) -> list[str]:
     """A text for each proxy that lags behind: its name, what it runs instead, and what istiod says about it."""
-    why = mesh.explain(lagging)
+    why = troubles(*mesh.told_by_istiod(), lagging)
     return [f"{name} {runs}" + (f", {why[name]}" if name in why else "") for name, runs in sorted(lagging.items())]
 
 

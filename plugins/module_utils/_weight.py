@@ -16,7 +16,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._cluster import 
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import Carrier, is_delegate
 from ansible_collections.progressive.istio.plugins.module_utils._find import find_route_object
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
-    ABSENT,
     NETWORKING,
     READ_MOST,
     SILENT,
@@ -24,6 +23,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
     Proxy,
     split,
     told_with_reasons,
+    troubles,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._objects import record_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
@@ -284,16 +284,16 @@ def _take_word(
     names = [proxy.name for proxy in of if proxy.should_answer]
     while True:
         known, complete = mesh.told_by_istiod()
-        told = {name: known[name].trouble if name in known else ABSENT for name in names or known}
-        late = {name: trouble for name, trouble in told.items() if trouble}
+        asked = names or known
+        late = troubles(known, complete, asked)
         moved = before is None or any(sync.sent != before.get(name) for name, sync in known.items())
         if complete and moved and not late:
-            return {"by_istiod": len(told)}
+            return {"by_istiod": len(asked)}
         if of and not complete:  # the others were read; of these nobody knows
             return {"by_istiod": 0}
         if time.monotonic() > deadline:
             what = "; ".join(f"{name}: {text}" for name, text in sorted(late.items())[:5]) or "it has sent nothing"
-            who = f"{len(late) or 'none'} of {len(told)} proxies {'do not have' if late else 'has'} it"
+            who = f"{len(late) or 'none'} of {len(asked)} proxies {'do not have' if late else 'has'} it"
             raise ReleaseError(
                 f"{_routes.describe(obj)} is written, but by istiod's word {who} after {timeout:g} s: {what}"
             )

@@ -178,7 +178,7 @@ class LiveWorld:
             selector = ",".join(f"{k}={v}" for k, v in sorted(self._service.selector.items()))
             self._pods = self.cluster.select("v1", self.namespace, "pods", selector)
             self._version_pods = version_pods(self._service, self._pods)
-            self.mesh.refresh()
+            self.mesh.keep_up()
         self._read_at = now
 
     def _slow_reads_if_any(self) -> None:

@@ -1,11 +1,23 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whom to ask in a large mesh."""
+"""Whom to ask in a large mesh, and what istiod's word means."""
 
 from __future__ import annotations
 
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import Proxy, split
+import pytest
+from ansible_collections.progressive.istio.plugins.module_utils import _mesh
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
+    ABSENT,
+    LIST_MOST,
+    LIST_SHARE,
+    Mesh,
+    Proxy,
+    split,
+    troubles,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._proxies import Sync
 
 
 def proxies(count: int, gateways: int = 0) -> list[Proxy]:
@@ -37,3 +49,63 @@ def test_the_sample_stays_the_same_while_pods_come_and_go() -> None:
     assert again == read
     fewer, _rest = split([proxy for proxy in mesh if proxy != read[0]], (), 64)
     assert set(fewer) > set(read[1:])
+
+
+def test_istiods_word_names_those_with_trouble_only() -> None:
+    known = {"web/good": Sync("1", ""), "web/late": Sync("1", "it rejects the update"), "web/other": Sync("1", "late")}
+    assert troubles(known, complete=True, names=["web/good", "web/late"]) == {"web/late": "it rejects the update"}
+
+
+def test_a_proxy_that_no_istiod_knows_is_absent_only_if_all_of_them_told() -> None:
+    assert troubles({}, complete=True, names=["web/gone"]) == {"web/gone": ABSENT}
+    assert troubles({}, complete=False, names=["web/gone"]) == {}
+    known = {"web/late": Sync("1", "late")}
+    assert troubles(known, complete=False, names=["web/late", "web/gone"]) == {"web/late": "late"}
+
+
+class SlowCluster:
+    """An API server whose lists take ``takes`` seconds of a clock that nothing else moves; no proxy answers."""
+
+    def __init__(self, takes: float) -> None:
+        self.takes, self.now, self.lists = takes, 100.0, 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def select(self, *_what: str) -> list[object]:
+        self.now += self.takes
+        self.lists += 1
+        return []
+
+    def forget(self, _keep: object) -> None:
+        pass
+
+    def admin(self, *_what: object) -> bytes:
+        raise NoAnswer("gone")
+
+
+@pytest.mark.parametrize(("takes", "pause"), [(0.0, 0.0), (0.1, 0.1 / LIST_SHARE), (2.0, LIST_MOST)])
+def test_a_mesh_that_takes_long_to_list_is_listed_less_often(
+    monkeypatch: pytest.MonkeyPatch, takes: float, pause: float
+) -> None:
+    cluster = SlowCluster(takes)
+    monkeypatch.setattr(_mesh, "time", cluster)
+    mesh, began = Mesh(cluster), cluster.now  # type: ignore[arg-type]
+    mesh.keep_up()
+    if pause:
+        cluster.now = began + pause - 0.01
+        mesh.keep_up()
+        assert cluster.lists == 1
+    cluster.now = began + pause
+    mesh.keep_up()
+    assert cluster.lists == 2
+
+
+def test_a_mesh_is_listed_again_when_a_proxy_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = SlowCluster(1.0)
+    monkeypatch.setattr(_mesh, "time", cluster)
+    mesh = Mesh(cluster)  # type: ignore[arg-type]
+    mesh.keep_up()
+    assert mesh.healthy(proxies(1), {}, "v1") == {"web/c-0": "gone"}
+    mesh.keep_up()
+    assert cluster.lists == 2
