@@ -14,6 +14,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._find import NoR
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict, judge, requests_to_pass
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import SILENT, Proxy
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
+from ansible_collections.progressive.istio.plugins.module_utils._patches import follow_patch, patch_for, token_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Adopt,
     Done,
@@ -35,7 +36,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Record,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._routes import apply_patch
-from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld, token_of
+from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
 
 RATE_SECONDS = 2.0
 
@@ -88,8 +89,8 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         "requests_per_second": round(rate, 1),
         "client_proxies": proxies,
         "findings": _findings(findings),
-        "plan": [_line(world, state, want, written, rate) for written in writes],
-        "diff": _diff(world, state, writes[0]) if writes else {},
+        "plan": [_line(state, want, written, rate) for written in writes],
+        "diff": _diff(state, writes[0]) if writes else {},
     }
 
 
@@ -111,16 +112,16 @@ def _rate(world: LiveWorld, before: Look) -> tuple[float, int]:
     return requests / max(after.time - before.time, 0.1), len(after.proxies)
 
 
-def _line(world: LiveWorld, state: State, want: Want, record: Record, rate: float) -> dict[str, Any]:
+def _line(state: State, want: Want, record: Record, rate: float) -> dict[str, Any]:
     token = token_of(state)
     line: dict[str, Any] = {
         "step": record.step + 1,
         "phase": record.phase,
         "weights": record.weights(),
-        "patch": visible(world.patch_for(token, record)),
+        "patch": visible(patch_for(token, record)),
     }
     if state.others:
-        line["others"] = {other.where: visible(world.follow_patch(other, record)) for other in state.others}
+        line["others"] = {other.where: visible(follow_patch(token_of(other), record)) for other in state.others}
     if record.phase == PROGRESSING:
         step = record.steps[record.step]
         needed = requests_to_pass(want.tolerance, weight=min(step.judged, 99)) or 0
@@ -148,12 +149,12 @@ def visible(patch: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [op for op in patch if op["op"] != "test" and "resourceVersion" not in op["path"]]
 
 
-def _diff(world: LiveWorld, state: State, record: Record) -> dict[str, Any] | list[dict[str, Any]]:
+def _diff(state: State, record: Record) -> dict[str, Any] | list[dict[str, Any]]:
     """Of the next write: one, or one for each route object."""
     token = token_of(state)
-    patches = {state.where: (token, world.patch_for(token, record))}
+    patches = {state.where: (token, patch_for(token, record))}
     for other in state.others:
-        patches[other.where] = (token_of(other), world.follow_patch(other, record))
+        patches[other.where] = (token_of(other), follow_patch(token_of(other), record))
     diffs = [
         {
             "before": quiet(token.obj),

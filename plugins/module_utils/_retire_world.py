@@ -13,6 +13,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._cluster import 
 from ansible_collections.progressive.istio.plugins.module_utils._find import find_route_object, reading
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING
 from ansible_collections.progressive.istio.plugins.module_utils._objects import key_of, record_of
+from ansible_collections.progressive.istio.plugins.module_utils._patches import Token, token_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Other,
     Refuse,
@@ -41,8 +42,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._world import (
     LiveWorld,
     Programmed,
     Target,
-    Token,
-    token_of,
 )
 
 

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _proxies, _routes, _shown
+from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _patches, _proxies, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import is_delegate
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
@@ -41,15 +40,13 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     version_pods,
     workloads,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._patches import Token, token_of, tokens_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, ReleaseError, State, Workload
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
-    ABORTED,
-    ANNOTATION,
     HELD,
     PROGRESSING,
-    PROMOTED,
     Record,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._rights import all_that_is_missing, require_writes
@@ -61,38 +58,6 @@ EXPLAIN_SECONDS = 5.0  # istiod is asked about a proxy that has not run a change
 SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often,
 SWEEP_MOST = 32  # so many at once
 SERVER_ERROR = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """What a write is based on: the object as read, and the route in it."""
-
-    obj: Mapping[str, Any]
-    route: _routes.Route
-
-
-def token_of(state: State | Other) -> Token:
-    """What a state of the LiveWorld, or another route object in it, was read from."""
-    if not isinstance(state.token, Token):
-        raise TypeError("this state does not come from a cluster")
-    return state.token
-
-
-def _with_shown(token: Token, record: Record, patch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The patch, and after it what this record shows to whom."""
-    there = _routes.apply_patch(token.obj, patch)
-    more = _shown.patch(there, token.route, record.canary.name, record.shown)
-    return [*patch, *(more[1:] if patch else more)]  # pinned once
-
-
-def _astray(obj: Mapping[str, Any], route: _routes.Route, record: Record) -> str:
-    return _shown.astray(obj, route, record.canary.name, record.shown)
-
-
-def _left_behind(other: Other, record: Record) -> bool:
-    """Whether a release that is over has left something here that is its own."""
-    there = other.has(record.weights())
-    return bool(there and other.astray) if record.phase == PROMOTED else not there or bool(other.astray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +171,8 @@ class LiveWorld:
             _routes.require_requests(obj, route)
             others = self._others(record, service.host, wanted)
             running = record is not None and record.phase in (PROGRESSING, HELD)
-            astray = _astray(obj, route, record) if record and running else ""
+            token = Token(obj, route)
+            astray = _patches.astray(token, record) if record and running else ""
         return State(
             _routes.describe(obj),
             f"Service {self.namespace}/{self.name}",
@@ -215,7 +181,7 @@ class LiveWorld:
             record,
             _routes.field_manager(obj, route.section),
             self.workloads(),
-            Token(obj, route),
+            token,
             service.aliases,
             others,
             astray,
@@ -240,9 +206,10 @@ class LiveWorld:
                     continue
                 raise
             manager = _routes.field_manager(obj, route.section)
-            astray = _astray(obj, route, record) if record and key in on_record else ""
-            other = Other(key, _routes.describe(obj), route.weights(), manager, Token(obj, route), astray)
-            if running or key in self.others or (record and _left_behind(other, record)):
+            token = Token(obj, route)
+            astray = _patches.astray(token, record) if record and key in on_record else ""
+            other = Other(key, _routes.describe(obj), route.weights(), manager, token, astray)
+            if running or key in self.others or (record and _patches.left_behind(other, record)):
                 found.append(other)
         return tuple(found)
 
@@ -272,41 +239,17 @@ class LiveWorld:
         )
         return look_over(view)
 
-    def patch_for(self, token: Token, record: Record, move: bool = True) -> list[dict[str, Any]]:
-        """The JSON Patch that ``write`` would send."""
-        stable, canary = record.stable.name, record.canary.name
-        note = {ANNOTATION: record.dumps()}
-        if not move:
-            return _routes.weight_patch(token.obj, token.route, {}, note)
-        clone = (stable, canary) if canary not in token.route.weights() else None
-        return _with_shown(token, record, _routes.weight_patch(token.obj, token.route, record.weights(), note, clone))
-
-    def follow_patch(self, other: Other, record: Record) -> list[dict[str, Any]]:
-        """The JSON Patch that ``follow`` would send."""
-        token, weights = token_of(other), record.weights()
-        stable, canary = record.stable.name, record.canary.name
-        if canary in token.route.weights():
-            patch = _routes.weight_patch(token.obj, token.route, weights)
-        elif record.phase == ABORTED:
-            patch = _routes.weight_patch(token.obj, token.route, {stable: weights[stable]})
-        else:
-            patch = _routes.weight_patch(token.obj, token.route, weights, clone=(stable, canary))
-        return _with_shown(token, record, patch)
-
     def rehearse(self, state: State, record: Record) -> None:
         with reading():
-            for token in (token_of(state), *(token_of(other) for other in state.others)):
-                if any(step.mirror for step in record.steps):
-                    _shown.refuse_foreign_mirror(token.obj, token.route, record.canary.name)
-                for step in range(len(record.steps)):
-                    self.patch_for(token, record.at(step, record.since))
+            _patches.rehearse(tokens_of(state).values(), record)
 
     def follow(self, other: Other, record: Record) -> None:
-        self._patch_route(token_of(other), self.follow_patch(other, record))
+        token = token_of(other)
+        self._patch_route(token, _patches.follow_patch(token, record))
 
     def write(self, state: State, record: Record, move: bool) -> None:
         token = token_of(state)
-        self._patch_route(token, self.patch_for(token, record, move))
+        self._patch_route(token, _patches.patch_for(token, record, move))
 
     def _patch_route(self, token: Token, patch: list[dict[str, Any]]) -> None:
         self._patch(*_routes.RESOURCES[self.kind], token.obj, patch)
@@ -324,29 +267,13 @@ class LiveWorld:
             raise ReleaseError(str(error)) from None
 
     def by_hand(self, state: State, record: Record) -> str:
-        tokens = (token_of(state), *(token_of(other) for other in state.others))
-        return " && ".join(self._by_hand(token, record) for token in tokens)
-
-    def _by_hand(self, token: Token, record: Record) -> str:
-        names = (record.stable.name, record.canary.name)
-        patch = [
-            op
-            for destination in token.route.destinations
-            if destination.version in names
-            for op in _routes.by_hand(
-                token.obj, token.route, destination, 100 if destination.version == names[0] else 0
-            )
-        ]
-        patch += _shown.take_out(token.obj, token.route.section)
-        meta = token.obj["metadata"]
-        where = f"-n {meta['namespace']} patch {self.kind.lower()} {meta['name']}"
-        return f"kubectl {where} --type=json -p '{json.dumps(patch, separators=(',', ':'))}'"
+        return " && ".join(_patches.by_hand(self.kind, token, record) for token in tokens_of(state).values())
 
     # ------------------------------------------------------------ proxies
 
     def programmed(self, state: State) -> Programmed:
         self._slow_reads_if_any()
-        tokens = {state.where: token_of(state), **{other.where: token_of(other) for other in state.others}}
+        tokens = tokens_of(state)
         with reading():
             found = {where: self._roots.carriers(t.obj, t.route, self.service().ports) for where, t in tokens.items()}
         parts = [part for carriers in found.values() for part in carriers]

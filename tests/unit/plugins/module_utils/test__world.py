@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._find import own_name
+from ansible_collections.progressive.istio.plugins.module_utils._patches import token_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import State
-from ansible_collections.progressive.istio.plugins.module_utils._world import token_of
 
 
 def test_names() -> None:
