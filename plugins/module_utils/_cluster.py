@@ -42,6 +42,7 @@ except ImportError as error:
 FIELD_MANAGER = "progressive.istio"
 TIMEOUT = 10.0  # seconds for connecting and for each read; the API server answers what we ask in milliseconds
 ADMIN_PORT = 15000
+NO_FORWARD = "no port-forward to"  # how the text begins where there is none
 
 ACCESS_SPEC: Mapping[str, Any] = AUTH_ARG_SPEC
 
@@ -91,16 +92,14 @@ class Cluster:
         token = self._configuration.auth_settings().get("BearerToken")
         return {token["key"]: token["value"]} if token and token.get("value") else {}
 
-    def request(self, method: str, path: str, body: Any = None, content: str = "application/json", **query: Any) -> Any:
-        """Send JSON, return parsed JSON. Raises ApiError (with the status) or NoAnswer."""
-        url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json", "Content-Type": content, **self._auth_headers()}
+    def _send(self, method: str, path: str, body: Any = None, content: str = "application/json") -> Any:
+        headers = {"Accept": "application/json, */*;q=0.1", "Content-Type": content, **self._auth_headers()}
         for name, value in self._headers.items():
             headers[name] = value if isinstance(value, str) else value[0]
         try:
-            answer = self._pool.request(
+            return self._pool.request(
                 method,
-                url,
+                self._configuration.host + path,
                 body=None if body is None else json.dumps(body),
                 headers=headers,
                 timeout=urllib3.Timeout(connect=TIMEOUT / 2, read=TIMEOUT),
@@ -108,6 +107,10 @@ class Cluster:
             )
         except urllib3.exceptions.HTTPError as error:
             raise NoAnswer(f"{self._configuration.host} does not answer: {_reason(error)}") from None
+
+    def request(self, method: str, path: str, body: Any = None, content: str = "application/json", **query: Any) -> Any:
+        """Send JSON, return parsed JSON. Raises ApiError (with the status) or NoAnswer."""
+        answer = self._send(method, path + (f"?{urlencode(query)}" if query else ""), body, content)
         self._set_clock(answer.headers.get("Date"))
         data = _json(answer.data)
         if answer.status in (429, 502, 503, 504):
@@ -123,6 +126,14 @@ class Cluster:
                 )
             raise ApiError(answer.status, f"{method} {path}: {text}")
         return data
+
+    def read(self, namespace: str, pod: str, port: int, path: str) -> bytes:
+        """GET from a port of a pod through the API server's pod proxy. Raises NoAnswer, with what is in the way."""
+        url = path_of("v1", namespace, "pods") + f"/{quote(pod)}:{port}/proxy{path}"
+        answer = self._send("GET", url)
+        if answer.status != 200:
+            raise NoAnswer(f"no pod proxy to port {port} of {namespace}/{pod}: {answer.status} {answer.reason or ''}")
+        return bytes(answer.data)
 
     def get(self, group_version: str, namespace: str, plural: str, name: str) -> dict[str, Any] | None:
         """The object, or None where there is none."""
@@ -219,7 +230,7 @@ class Cluster:
                 headers={k.lower(): v for k, v in self._auth_headers().items()},
             )
         except OpenApiException as error:  # the client wraps everything in it, even KeyboardInterrupt
-            raise NoAnswer(f"no port-forward to {namespace}/{pod}: {_handshake(error)}") from None
+            raise NoAnswer(f"{NO_FORWARD} {namespace}/{pod}: {_handshake(error)}") from None
 
 
 class _Admin:

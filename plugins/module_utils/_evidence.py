@@ -48,6 +48,14 @@ class ProxyLook:
         """Whether it has sent any request to the service."""
         return any(requests for requests, _bad in self.series.values())
 
+    def requests(self) -> dict[str, int]:
+        """All that it has counted, by version."""
+        found: dict[str, int] = {}
+        for key, (requests, _bad) in self.series.items():
+            version = key.partition("@")[0]
+            found[version] = found.get(version, 0) + requests
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Look:

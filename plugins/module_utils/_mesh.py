@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from ansible_collections.progressive.istio.plugins.module_utils import _proxies
+from ansible_collections.progressive.istio.plugins.module_utils import _proxies, _stats
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._objects import (
@@ -96,6 +96,8 @@ class Mesh:
         self._cluster = cluster
         self._pool = ThreadPoolExecutor(max_workers=PARALLEL, thread_name_prefix="proxy")
         self.proxies: tuple[Proxy, ...] = ()
+        self.by_stats = False  # no port-forward, so nothing of routes: see fall_back
+        self.revisions: Mapping[str, str] = {}  # version by canonical revision, for Istio's own metrics
         self._listed_until = float("-inf")
 
     def keep_up(self) -> None:
@@ -111,6 +113,25 @@ class Mesh:
         self._listed_until = began + min(LIST_MOST, took / LIST_SHARE)
         self.proxies = tuple(proxy for proxy in map(proxy_of, pods) if proxy)
         self._cluster.forget({(proxy.namespace, proxy.pod) for proxy in self.proxies})
+
+    def fall_back(self, proxies: Sequence[Proxy]) -> str:
+        """Where port-forwards are forbidden or blocked: ask for statistics by the pod proxy from now on.
+
+        Returns why not, if that is not possible either.
+        """
+        path, answer = _stats.path({"": "|none"}), "there is no proxy"
+        for proxy in proxies[:PARALLEL]:
+            try:
+                self._cluster.read(proxy.namespace, proxy.pod, _stats.PORT, path)
+            except (NoAnswer, ApiError) as error:
+                answer = str(error)
+            else:
+                self.by_stats = True
+                return ""
+        return answer
+
+    def _stats(self, proxy: Proxy, backends: _proxies.Backends) -> bytes:
+        return self._cluster.read(proxy.namespace, proxy.pod, _stats.PORT, _stats.path(backends))
 
     def hang_up(self, but: Iterable[Proxy]) -> None:
         """Close the connections to all proxies but these."""
@@ -197,6 +218,9 @@ class Mesh:
         stats, clusters = _proxies.stats_path(backends), _proxies.clusters_path(backends)
 
         def question(proxy: Proxy) -> ProxyLook:
+            if self.by_stats:
+                told = _stats.sent(self._stats(proxy, backends), backends, self.revisions)
+                return ProxyLook(proxy.name, f"{'requests' if told else 'idle'}:{proxy.epoch}", proxy.born, told)
             series = _proxies.parse_stats(self._cluster.admin(proxy.namespace, proxy.pod, stats), backends)
             unit = "requests"
             if series is None:
@@ -207,12 +231,16 @@ class Mesh:
 
         return self._ask(proxies, question)
 
-    def served(self, pods: Mapping[str, VersionPod]) -> Iterator[tuple[str, ProxyLook]]:
+    def served(self, pods: Mapping[str, VersionPod], backends: _proxies.Backends) -> Iterator[tuple[str, ProxyLook]]:
         """What has come in at the proxies of the versions' own pods (by UID), without those that do not tell."""
 
         def question(proxy: Proxy) -> ProxyLook:
-            body, pod = self._cluster.admin(proxy.namespace, proxy.pod, _proxies.INBOUND), pods[proxy.uid]
-            counts = _proxies.parse_inbound(body, pod.ports)
+            pod = pods[proxy.uid]
+            if self.by_stats:
+                counts = _stats.come_in(self._stats(proxy, backends), pod.ports)
+            else:
+                body = self._cluster.admin(proxy.namespace, proxy.pod, _proxies.INBOUND)
+                counts = _proxies.parse_inbound(body, pod.ports)
             return ProxyLook(proxy.name, f"served:{proxy.epoch}", proxy.born, dict.fromkeys(pod.versions, counts))
 
         answers = self._ask([proxy for proxy in self.proxies if proxy.uid in pods], question)
@@ -223,6 +251,8 @@ class Mesh:
         path = _proxies.clusters_path(backends)
 
         def question(proxy: Proxy) -> int:
+            if self.by_stats:  # what is not among the statistics is left to Kubernetes' word
+                return _stats.healthy(self._stats(proxy, backends), backends).get(version, 1)
             body = self._cluster.admin(proxy.namespace, proxy.pod, path)
             return _proxies.parse_clusters(body, backends)[1].get(version, 0)
 
@@ -267,6 +297,8 @@ class Mesh:
         path = _proxies.clusters_path(backends)
 
         def question(proxy: Proxy) -> dict[str, int]:
+            if self.by_stats:
+                return _stats.healthy(self._stats(proxy, backends), backends)
             return _proxies.parse_clusters(self._cluster.admin(proxy.namespace, proxy.pod, path), backends)[1]
 
         asked = [proxy for proxy in proxies if proxy.should_answer]

@@ -17,6 +17,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import A
 from ansible_collections.progressive.istio.plugins.module_utils._routes import Object, full_host
 
 CONTAINER = "istio-proxy"
+CANONICAL_REVISION = "service.istio.io/canonical-revision"
 NAMED = 3  # of many pods or namespaces, so many are named in a message
 
 
@@ -143,6 +144,15 @@ def version_pods(service: Service, pods: Sequence[Object]) -> dict[str, VersionP
         if versions := tuple(name for name, uids in mine.items() if uid in uids):
             found[uid] = VersionPod(versions, _target_ports(service.obj, pod))
     return found
+
+
+def revisions(service: Service, pods: Sequence[Object]) -> dict[str, str]:
+    """Version by canonical revision (a label that Istio puts on every pod), where no two versions share it."""
+    found: dict[str, set[str]] = {}
+    for name, labels in service.subsets.items():
+        for pod in pods_of(service.selector, labels, pods):
+            found.setdefault(str((pod["metadata"].get("labels") or {}).get(CANONICAL_REVISION, "")), set()).add(name)
+    return {revision: names.pop() for revision, names in found.items() if revision and len(names) == 1}
 
 
 def _target_ports(service: Object, pod: Object) -> frozenset[int]:

@@ -310,9 +310,13 @@ def parse_clusters(body: bytes, backends: Backends) -> tuple[dict[str, Counts], 
             have = counts.get(key, (0, 0))
             counts[key] = (have[0] + requests, have[1] + bad)
             ports[port] += _healthy(endpoint.get("health_status") or {})
-    used = {port for ports in healthy.values() for port, endpoints in ports.items() if endpoints}
-    fewest = {v: min((ports[port] for port in used & ports.keys()), default=0) for v, ports in healthy.items()}
-    return counts, fewest
+    return counts, fewest(healthy)
+
+
+def fewest(endpoints: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """By version, of its endpoints by port: those of the port that has the fewest, among ports that are in use."""
+    used = {port for ports in endpoints.values() for port, number in ports.items() if number}
+    return {v: min((ports[port] for port in used & ports.keys()), default=0) for v, ports in endpoints.items()}
 
 
 INBOUND = "/clusters?format=json&filter=" + quote(r"^inbound\|")  # what a pod's own proxy hands on to its containers

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _patches, _proxies, _routes
-from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import (
+    NO_FORWARD,
+    ApiError,
+    Cluster,
+    NoAnswer,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import is_delegate
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._find import (
@@ -37,9 +43,11 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     VersionPod,
     View,
     record_of,
+    revisions,
     version_pods,
     workloads,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._observed import Observed, intended
 from ansible_collections.progressive.istio.plugins.module_utils._patches import Token, token_of, tokens_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, ReleaseError, State, Workload
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over
@@ -58,6 +66,7 @@ EXPLAIN_SECONDS = 5.0  # istiod is asked about a proxy that has not run a change
 SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often,
 SWEEP_MOST = 32  # so many at once
 SERVER_ERROR = 500
+OBSERVE_SECONDS = 0.5  # between looks at what proxies send, where their routes may not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,7 @@ class LiveWorld:
         self._sweeps = 0
         self._last_look: Look | None = None
         self._confirmed: tuple[str, dict[str, set[str]], float] = ("", {}, 0.0)
+        self._observed, self._observed_at = Observed({}, ()), float("-inf")
         self._lease = Lease(cluster, namespace, self.own_name, run, say)
 
     # ------------------------------------------------------------ time and life
@@ -143,6 +153,7 @@ class LiveWorld:
             selector = ",".join(f"{k}={v}" for k, v in sorted(self._service.selector.items()))
             self._pods = self.cluster.select("v1", self.namespace, "pods", selector)
             self._version_pods = version_pods(self._service, self._pods)
+            self.mesh.revisions = revisions(self._service, self._pods)
             self.mesh.keep_up()
         self._read_at = now
 
@@ -241,6 +252,11 @@ class LiveWorld:
 
     def rehearse(self, state: State, record: Record) -> None:
         with reading():
+            if self.mesh.by_stats and (record.audience != Audience() or any(step.mirror for step in record.steps)):
+                raise ReleaseError(
+                    "cohort, sticky and mirror need pods/portforward: without it weights are seen by what proxies "
+                    "send, and these send more to the canary than its weight; grant it, or release without them"
+                )
             _patches.rehearse(tokens_of(state).values(), record)
 
     def follow(self, other: Other, record: Record) -> None:
@@ -273,6 +289,8 @@ class LiveWorld:
 
     def programmed(self, state: State) -> Programmed:
         self._slow_reads_if_any()
+        if self.mesh.by_stats:
+            return self._by_what_they_send(state)
         tokens = tokens_of(state)
         with reading():
             found = {where: self._roots.carriers(t.obj, t.route, self.service().ports) for where, t in tokens.items()}
@@ -288,6 +306,8 @@ class LiveWorld:
             answers = self.mesh.lagging(part.ports, part.obj, part.route, asked)
             confirmed[part.where] |= {uid for uid, answer in answers.items() if answer.runs == ""}
             runs |= {a.name: a.runs for a in answers.values() if a.runs}
+        if self._forbidden(list(runs.values())):
+            return self._by_what_they_send(state)
         for where, token in tokens.items():  # a delegate moves nothing by itself
             if is_delegate(token.obj) and not runs and not any(confirmed[part.where] for part in found[where]):
                 names = ", ".join(part.where.partition(" in ")[2] for part in found[where])
@@ -300,6 +320,29 @@ class LiveWorld:
         if lagging or not rest:
             return Programmed(here + len(lagging), here, tuple(lagging))
         return self._with_rest(here, rest)
+
+    def _by_what_they_send(self, state: State) -> Programmed:
+        """The same, where no routes may be read."""
+        if state.record is None:
+            return Programmed(0, 0, (), "routes are not read: no port-forward")
+        if not self._last_look:
+            self._look()  # tells who sends
+        now, earlier = intended(state.record)
+        if (self._observed.now, self._observed.earlier) != (now, earlier):
+            self._observed, self._observed_at = Observed(now, earlier), float("-inf")
+        if time.monotonic() - self._observed_at >= OBSERVE_SECONDS:
+            self._observed_at = time.monotonic()
+            self._observed.keep(frozenset(proxy.uid for proxy in self.mesh.proxies))
+            for proxy, answer in self.mesh.counters(self._clients(), self.service().backends):
+                if isinstance(answer, ProxyLook):
+                    self._observed.add(proxy.uid, proxy.name, answer.requests())
+        asked, sure, late = self._observed.told()
+        return Programmed(asked, sure, late, "by what they send")
+
+    def _clients(self) -> list[Proxy]:
+        """The proxies that have sent requests to the service."""
+        looks = self._last_look.proxies if self._last_look else {}
+        return [p for p in self.mesh.proxies if p.should_answer and p.uid in looks and looks[p.uid].counted]
 
     def read_proxies(self) -> Sequence[Proxy]:
         """Those that are read at every change."""
@@ -322,13 +365,7 @@ class LiveWorld:
 
     def without_endpoint(self, version: str) -> tuple[str, ...]:
         """Asks the proxies that have sent requests to the service; nobody else can miss an endpoint yet."""
-        before = self._last_look
-        clients = [
-            proxy
-            for proxy in self.mesh.proxies
-            if proxy.should_answer and before and proxy.uid in before.proxies and before.proxies[proxy.uid].counted
-        ]
-        answers = self.mesh.healthy(clients, self.service().backends, version)
+        answers = self.mesh.healthy(self._clients(), self.service().backends, version)
         return tuple(
             f"{name} {answer or 'has none'}"
             for name, answer in answers.items()
@@ -354,7 +391,10 @@ class LiveWorld:
         counting = [proxy for proxy in self.mesh.proxies if counts(proxy)]
         idle = [proxy for proxy in self.mesh.proxies if not counts(proxy)]
         # Close together, as they are compared: what clients have sent, and what has come in.
-        sent, come_in = self.mesh.counters(counting, service.backends), self.mesh.served(self._version_pods)
+        sent = list(self.mesh.counters(counting, service.backends))
+        if self._forbidden([answer for _proxy, answer in sent]):
+            return self._look()
+        come_in = self.mesh.served(self._version_pods, service.backends)
         swept = self.mesh.counters(self._sweep(idle), service.backends)
         served = dict(come_in)
         for proxy, answer in itertools.chain(sent, swept):
@@ -371,6 +411,17 @@ class LiveWorld:
         if len(self.mesh.proxies) > READ_MOST:
             self.mesh.hang_up(self._split()[0])
         return look
+
+    def _forbidden(self, answers: Sequence[object]) -> bool:
+        """Whether there is no port-forward to any of them, and the next best is used from now on."""
+        refused = [answer for answer in answers if isinstance(answer, str) and NO_FORWARD in answer]
+        if self.mesh.by_stats or not refused or len(refused) < len(answers):
+            return False
+        why = self.mesh.fall_back(self.mesh.proxies)
+        if not why and not self._last_look:
+            text = "Proxies are asked for their statistics instead: weights by what they send"
+            self.say(f"WARNING  {refused[0][refused[0].index(NO_FORWARD) :]}. {text}")
+        return not why
 
     def _sweep(self, idle: Sequence[Proxy]) -> Sequence[Proxy]:
         """Those that have never sent a request to the service: now and then all of them, of many some in turn."""

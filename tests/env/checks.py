@@ -29,7 +29,7 @@ LAB = CHECKOUT / "tests" / "lab" / "lab"
 OLDEST = "2.19"
 INSTALLING = "default"
 BARE = "mesh"  # begins and ends without Istio
-LONG = (BARE, "audience", "clients", "delegates", "gitops", "incidents", "retire", "shapes", "upheaval")
+LONG = (BARE, "audience", "clients", "delegates", "gitops", "incidents", "retire", "shapes", "statistics", "upheaval")
 SCENARIO_OF_BOTH = "own-objects"  # a whole release by the playbook, short enough for the oldest environment, too
 GROUPS = {
     "lint": "ruff, yamllint, ansible-lint, documentation and changelog",

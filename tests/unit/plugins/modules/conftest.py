@@ -12,10 +12,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from ansible.module_utils.testing import patch_module_args
 
 Json = dict[str, Any]
@@ -24,6 +26,8 @@ Run = Callable[..., Json]
 NETWORKING = "/apis/networking.istio.io/v1/namespaces/namespace-1"
 CORE = "/api/v1/namespaces/namespace-1"
 HOST = "app-1.namespace-1.svc.cluster.local"
+RBAC = Path(__file__).resolve().parents[4] / "docs" / "rbac.yml"
+OF_EVERYBODY = {("create", "authorization.k8s.io", "selfsubjectaccessreviews")}
 
 
 def service() -> Json:
@@ -62,6 +66,18 @@ def pod(version: str, ready: bool = True, sidecar: bool = True) -> Json:
     }
 
 
+def shipped_rights() -> set[tuple[str, str, str]]:
+    """(verb, API group, resource) of all roles in docs/rbac.yml."""
+    rules = [rule for role in yaml.safe_load(RBAC.read_text("utf-8"))["items"] for rule in role["rules"]]
+    return {
+        (verb, group, resource)
+        for rule in rules
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
 class ApiServer:
     """Objects by path. What is not there is a 404; ``denied`` (method, plural) is a 403 in the real one's words.
 
@@ -72,8 +88,10 @@ class ApiServer:
         self.requests: list[tuple[str, str]] = []
         self.queries: list[tuple[str, str]] = []
         self.denied: set[tuple[str, ...]] = set()
+        self.called: set[tuple[str, str, str]] = set()  # verb, API group, resource
         self.not_installed: set[str] = {"canaries", "rollouts"}  # kinds that nobody has made known to this server
         self.broken: int = 0  # a status that every request is answered with
+        self.texts: dict[str, str] = {}  # what pods answer, by path
         self.objects: dict[str, Json] = {
             f"{CORE}/services/app-1": service(),
             f"{NETWORKING}/destinationrules/app-1": destination_rule(),
@@ -91,9 +109,10 @@ class ApiServer:
                 parts = urlsplit(self.path)
                 api.queries.append((parts.path, parts.query))
                 status, answer = api.answer(self.command, parts.path, body)
-                data = json.dumps(answer).encode()
+                plain = isinstance(answer, str)
+                data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", "text/plain" if plain else "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -122,8 +141,9 @@ class ApiServer:
     def written(self) -> list[tuple[str, str]]:
         return [(method, path) for method, path in self.requests if method != "GET"]
 
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Json]:
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Json | str]:
         self.requests.append((method, path))
+        self._remember(method, path)
         if self.broken:
             return self.broken, {"message": "etcdserver: leader changed"}
         if path.endswith("/selfsubjectaccessreviews"):
@@ -153,11 +173,21 @@ class ApiServer:
             made["metadata"] = {**made["metadata"], "resourceVersion": "1"}
             self.objects[f"{path}/{made['metadata']['name']}"] = made
             return 201, made
+        if path in self.texts:
+            return 200, self.texts[path]
         if path not in self.objects:
             return 404, {"kind": "Status", "code": 404, "message": f'{plural} "{name}" not found'}
         if method == "PUT":
             self.objects[path] = json.loads(body)
         return 200, self.objects[path]
+
+    def _remember(self, method: str, path: str) -> None:
+        group, _namespace, plural, name = self._parts(path)
+        if path == "/version":
+            return
+        verb = {"GET": "get" if name else "list", "PATCH": "patch", "POST": "create", "PUT": "update"}[method]
+        part = next((f"/{one}" for one in ("portforward", "proxy") if f"{name}/{one}" in path), "")
+        self.called.add((verb, group, plural + part))
 
     @staticmethod
     def _parts(path: str) -> tuple[str, str, str, str]:
@@ -174,6 +204,7 @@ def api() -> Iterator[ApiServer]:
     server = ApiServer()
     yield server
     server.close()
+    assert server.called - shipped_rights() - OF_EVERYBODY == set(), "docs/rbac.yml does not allow what was called"
 
 
 @pytest.fixture

@@ -202,6 +202,26 @@ def test_port_forwards_are_forbidden(api: ApiServer, run: Run) -> None:
     )
 
 
+def statistics(**sent: int) -> str:
+    """Of a proxy that has sent so many requests to each version."""
+    return "".join(
+        f'envoy_cluster_upstream_rq_completed{{cluster_name="outbound|80|{version}|{HOST}"}} {number}\n'
+        for version, number in sent.items()
+    )
+
+
+def test_statistics_are_asked_for_where_no_port_may_be_forwarded(api: ApiServer, run: Run) -> None:
+    start_proxies(api)
+    for version in ("v1", "v2"):
+        api.texts[f"{CORE}/pods/app-1-{version}:15090/proxy/stats/prometheus"] = statistics(v1=900, v2=100)
+    result = run("istio_canary", check=True, **CANARY)
+    (text,) = [event["text"] for event in result["events"] if event["text"].startswith("WARNING  no port-forward")]
+    assert "Proxies are asked for their statistics instead" in text
+    assert (result["phase"], api.written) == ("planned", [])
+    text = refused(run("istio_canary", **CANARY, cohort=[{"headers": {"x-tester": {"exact": "yes"}}}]), api)
+    assert text.startswith("cohort, sticky and mirror need pods/portforward: ")
+
+
 # ---------------------------------------------------------------- missing objects
 
 

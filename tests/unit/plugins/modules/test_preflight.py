@@ -182,7 +182,7 @@ def test_a_release_that_is_under_way_is_not_looked_over_again(api: ApiServer, ru
 def test_a_server_that_breaks_down_is_told(api: ApiServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = api.answer
 
-    def breaks(method: str, path: str, body: bytes) -> tuple[int, Json]:
+    def breaks(method: str, path: str, body: bytes) -> tuple[int, Json | str]:
         return (500, {"message": "etcd is away"}) if path.endswith("/canaries") else answer(method, path, body)
 
     monkeypatch.setattr(api, "answer", breaks)
