@@ -19,6 +19,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._gate import Win
 
 FORMAT = 1
 MAX_BYTES = 256 * 1024
+LONG_SECONDS = 5.0  # between two looks: no run was at it
 ENOUGH_SERVED = 30
 
 Counts = tuple[int, int]  # requests, bad requests
@@ -146,7 +147,14 @@ class Coverage:
 def covered(
     seen: Mapping[str, Counts], before: Look, now: Look, since: float, versions: Sequence[str]
 ) -> tuple[int, int]:
-    """(seen, served) between two looks, of the versions with proxies of their own. ``seen``: their ``difference``."""
+    """(seen, served) between two looks, of the versions with proxies of their own. ``seen``: their ``difference``.
+
+    Nothing where nobody has looked for long and a client went meanwhile: what it sent last is with the versions' own
+    proxies alone, and would pass for requests of clients that nobody sees.
+    """
+    gone = any(proxy.counted and uid not in now.proxies for uid, proxy in before.proxies.items())
+    if gone and now.time - before.time > LONG_SECONDS:
+        return 0, 0
     served = _total(before.served, now.served, since)
     mine = [version for version in versions if version in served]
     return sum(seen.get(version, (0, 0))[0] for version in mine), sum(served[version][0] for version in mine)

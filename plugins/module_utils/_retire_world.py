@@ -76,18 +76,7 @@ class RetiringLiveWorld(LiveWorld):
                 )
             others = self._moving_along(record, service.host, version, stays)
             self._along = tuple(other.key for other in others)
-        return State(
-            _routes.describe(obj),
-            f"Service {self.namespace}/{self.name}",
-            obj["metadata"]["uid"],
-            route.weights(),
-            record,
-            _routes.field_manager(obj, route.section),
-            self.workloads(),
-            Token(obj, route),
-            service.aliases,
-            others,
-        )
+        return self._state(Token(obj, route), record, others)
 
     def _moving_along(self, record: Record | None, host: str, version: str, stays: str) -> tuple[Other, ...]:
         """Those that were asked for, and those on record; of the latter one that is gone has nothing left to lose."""

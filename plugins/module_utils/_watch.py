@@ -76,7 +76,7 @@ class Watch:
         self.gate = self._gate()
         for window in self.evidence.windows if self.evidence else ():
             self.gate.observe(window)
-        self.gate.begin_step(record.step, record.steps[record.step].judged)
+        self.gate.begin_step(record.step, record.present.judged)
 
     # ---------------------------------------------------------------- looking
 
@@ -90,7 +90,7 @@ class Watch:
         self._unready_since = None if canary.ready else self._unready_since or now
         dead = self._unready_since is not None and now - self._unready_since >= UNREADY_SECONDS
         self.verdict = self.gate.verdict(
-            settled and now - record.since >= record.steps[record.step].min_seconds,
+            settled and now - record.since >= record.present.min_seconds,
             not why,
             why,
             Health(canary.ready, stable.ready) if dead else None,
@@ -113,7 +113,7 @@ class Watch:
         since, names = self.evidence.since, (record.canary.name, record.stable.name)
         counts = difference(before, look, since)
         (n_c, x_c), (n_b, x_b) = (counts.get(name, (0, 0)) for name in names)
-        weight = record.steps[record.step].judged if weight is None else weight
+        weight = record.present.judged if weight is None else weight
         window = Window(record.step, weight, max(0.0, look.time - before.time), n_c, x_c, n_b, x_b)
         self.evidence = replace(
             self.evidence,

@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _proxies, _routes
-from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import (
+    NO_FORWARD,
+    ApiError,
+    Cluster,
+    NoAnswer,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import Carrier, is_delegate
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._find import find_route_object
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
     NETWORKING,
@@ -26,6 +32,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
     troubles,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._objects import record_of
+from ansible_collections.progressive.istio.plugins.module_utils._observed import Observed
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._reach import covers
 from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, RecordError
@@ -33,6 +40,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._roots import Ro
 
 WRITE_TRIES = 5
 POLL_SECONDS = 0.05
+OBSERVE_SECONDS = 0.5
+BLOCKED = "no port-forward to any proxy: its statistics are read instead, and weights are seen by what is sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +74,15 @@ def set_weights(cluster: Cluster, wish: Wish, check_mode: bool) -> dict[str, Any
         mesh = Mesh(cluster) if wish.verify != "none" and not check_mode else None
         before = _sent(mesh) if mesh and wish.verify == "istiod" else {}
         result, obj, route = _set(cluster, wish, check_mode, mesh if wish.verify == "proxies" else None)
-        result["proxies"] = {"asked": 0, "programmed": 0, "lagging": [], "by_istiod": 0}
-        if mesh and wish.verify == "istiod":
+        result["proxies"] = {"asked": 0, "programmed": 0, "lagging": [], "by_istiod": 0, "by_requests": 0}
+        if mesh and mesh.by_stats:
+            result["proxies"] |= _observe(mesh, obj, route, result["before"], wish.verify_timeout)
+        elif mesh and wish.verify == "istiod":
             result["proxies"] |= _take_word(mesh, obj, before if result["changed"] else None, wish.verify_timeout)
         elif mesh:
             result["proxies"] |= _verify(cluster, mesh, obj, route, wish.verify_timeout)
+        if mesh and mesh.by_stats:
+            result["warnings_"].append(BLOCKED)
     except NoAnswer as error:
         raise ReleaseError(f"{error}; run it again: it writes only what is still missing") from None
     except (ApiError, _routes.RouteError) as error:
@@ -179,6 +192,8 @@ def _check_clients(cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: 
             if not str(answer.runs).startswith(SILENT):
                 return
             silent.append(f"{answer.name} {answer.runs}")
+        if silent and NO_FORWARD in silent[0] and _fall_back(mesh, obj, route):
+            return
         if silent:
             raise ReleaseError(
                 f"no proxy tells what it runs of {_routes.describe(obj)}, for example {min(silent)}; nothing was "
@@ -192,6 +207,51 @@ def _check_clients(cluster: Cluster, mesh: Mesh, obj: Mapping[str, Any], route: 
                 "without a sidecar ignores weights: label its namespace for injection, restart it, or use verify: none"
             )
         time.sleep(POLL_SECONDS)
+
+
+def _fall_back(mesh: Mesh, obj: Mapping[str, Any], route: _routes.Route) -> bool:
+    """Whether statistics of a proxy that sends requests can be read, where port-forwards are forbidden or blocked."""
+    if route.section not in ("http", _routes.RULES) or mesh.fall_back(mesh.proxies):
+        return False
+    answers = (answer for _proxy, answer in mesh.counters(mesh.proxies, _backends(obj, route)))
+    if any(isinstance(answer, ProxyLook) and answer.counted for answer in answers):
+        return True
+    raise ReleaseError(
+        f"{BLOCKED}, and no proxy has sent a request by {_routes.describe(obj)} yet; nothing was written. Give the "
+        "account that runs this get and create on pods/portforward, send requests, or use verify: none"
+    )
+
+
+def _backends(obj: Mapping[str, Any], route: _routes.Route) -> dict[str, str]:
+    """By destination, what its clusters are called in a proxy."""
+    namespace = obj["metadata"]["namespace"]
+    return {d.version: f"{d.subset}|{_routes.full_host(d.host, namespace)}" for d in route.destinations}
+
+
+def _observe(
+    mesh: Mesh, obj: Mapping[str, Any], route: _routes.Route, before: Mapping[str, int], timeout: float
+) -> dict[str, Any]:
+    """Wait until the proxies send as the new weights say."""
+    seen = Observed(_shares(route.weights()), [_shares(before)])
+    deadline = time.monotonic() + timeout
+    while True:
+        for proxy, answer in mesh.counters(mesh.proxies, _backends(obj, route)):
+            if isinstance(answer, ProxyLook) and proxy.should_answer:
+                seen.add(proxy.uid, proxy.name, answer.requests())
+        asked, sure, late = seen.told()
+        if not late:
+            return {"asked": asked, "programmed": sure, "by_requests": sure}
+        if time.monotonic() > deadline:
+            raise ReleaseError(
+                f"{_routes.describe(obj)} is written, but by what proxies send it is not seen in {asked - sure} of "
+                f"{asked} after {timeout:g} s: {'; '.join(late[:5])}"
+            )
+        time.sleep(OBSERVE_SECONDS)
+
+
+def _shares(weights: Mapping[str, int]) -> dict[str, float]:
+    total = sum(weights.values()) or 1
+    return {version: weight / total for version, weight in weights.items()}
 
 
 def _running(obj: Mapping[str, Any]) -> list[str]:
@@ -245,6 +305,8 @@ def _verify(
         programmed = {uid for uids in done.values() for uid in uids if names[uid] not in lagging}
         if not lagging:
             break
+        if all(NO_FORWARD in text for text in lagging.values()) and _fall_back(mesh, obj, route):
+            return {}  # nothing was changed, so nothing can be seen to change
         if time.monotonic() > deadline:
             told, number = told_with_reasons(mesh, lagging), len(programmed) + len(lagging)
             raise ReleaseError(

@@ -184,16 +184,19 @@ class LiveWorld:
             running = record is not None and record.phase in (PROGRESSING, HELD)
             token = Token(obj, route)
             astray = _patches.astray(token, record) if record and running else ""
+        return self._state(token, record, others, astray)
+
+    def _state(self, token: Token, record: Record | None, others: tuple[Other, ...], astray: str = "") -> State:
         return State(
-            _routes.describe(obj),
+            _routes.describe(token.obj),
             f"Service {self.namespace}/{self.name}",
-            obj["metadata"]["uid"],
-            route.weights(),
+            token.obj["metadata"]["uid"],
+            token.route.weights(),
             record,
-            _routes.field_manager(obj, route.section),
+            _routes.field_manager(token.obj, token.route.section),
             self.workloads(),
             token,
-            service.aliases,
+            self.service().aliases,
             others,
             astray,
         )

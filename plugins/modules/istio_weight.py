@@ -106,9 +106,10 @@ proxies:
   description:
     - How many of those that were read have the route, and how many run the weights; and of how many others istiod says
       that they have all it sent (C(by_istiod)). All 0 in check mode and with O(verify=none).
+    - Where no port can be forwarded, the change is seen in what proxies send (C(by_requests)), and a warning says so.
   returned: success
   type: dict
-  sample: {asked: 5, programmed: 5, lagging: [], by_istiod: 0}
+  sample: {asked: 5, programmed: 5, lagging: [], by_istiod: 0, by_requests: 0}
 seconds:
   description: Time from the first read until the last proxy ran the weights.
   returned: success

@@ -202,6 +202,15 @@ def test_a_version_without_proxies_of_its_own_says_nothing_about_coverage() -> N
     assert covered(difference(before, after, START), before, after, START, ["v1", "v2"]) == (0, 0)
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(2.0, (0, 60)), (60.0, (0, 0))])
+def test_a_client_that_went_while_nobody_looked_is_no_lack_of_coverage(seconds: float, told: tuple[int, int]) -> None:
+    before = Look(START, {"a": proxy(v1=(10, 0)), "idle": proxy()}, {}, served(v1=(10, 0)))
+    after = Look(START + seconds, {}, {}, served(v1=(70, 0)))
+    assert covered({}, before, after, START, ["v1"]) == told
+    after = Look(START + seconds, {"a": proxy(v1=(70, 0))}, {}, served(v1=(70, 0)))
+    assert covered(difference(before, after, START), before, after, START, ["v1"]) == (60, 60), "an idle one may go"
+
+
 def test_coverage_adds_up_over_a_step_and_begins_anew_with_the_next() -> None:
     coverage = Coverage().plus(0, 10, 10, 20).plus(0, 10, 80, 80)
     assert (coverage.seen, coverage.served, coverage.share) == (90, 100, 0.9)

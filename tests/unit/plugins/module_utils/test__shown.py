@@ -33,6 +33,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import (
 from ansible_collections.progressive.istio.plugins.module_utils._shown import (
     COHORT,
     STICKY,
+    added_name,
     astray,
     mirror_of,
     patch,
@@ -417,3 +418,17 @@ def test_pods_that_are_not_in_the_cohort_do_not_get_its_route() -> None:
     there, _gone = both(obj, all_routes(obj)[0], "v2", Shown((TEAM,)), Shown())
     assert lag(dump(there, COHORT), there, find_route(there, ["v1", "v2"])) == ""
     assert lag(dump(there), there, find_route(there, ["v1", "v2"])) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [
+        ("progressive-istio-cohort", "progressive-istio-cohort"),
+        ("progressive-istio-sticky.0", "progressive-istio-sticky"),
+        ("api-progressive-istio-cohort.1", "api-progressive-istio-cohort"),
+        ("progressive-istio-cohorts", ""),
+        ("main", ""),
+    ],
+)
+def test_an_added_route_is_known_by_its_name_also_behind_that_of_a_root(name: str, added: str) -> None:
+    assert added_name(name) == added

@@ -220,6 +220,12 @@ def test_statistics_are_asked_for_where_no_port_may_be_forwarded(api: ApiServer,
     assert (result["phase"], api.written) == ("planned", [])
     text = refused(run("istio_canary", **CANARY, cohort=[{"headers": {"x-tester": {"exact": "yes"}}}]), api)
     assert text.startswith("cohort, sticky and mirror need pods/portforward: ")
+    there = run("istio_weight", **{**WEIGHT, "verify": "proxies", "weights": {"v1": 100, "v2": 0}})
+    assert (there["changed"], there["proxies"]["asked"]) == (False, 0)
+    for path in api.texts:
+        api.texts[path] = statistics()
+    text = refused(run("istio_weight", **{**WEIGHT, "verify": "proxies"}), api)
+    assert "no proxy has sent a request by VirtualService namespace-1/app-1 yet; nothing was written" in text
 
 
 # ---------------------------------------------------------------- missing objects
