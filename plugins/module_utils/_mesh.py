@@ -14,7 +14,12 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from ansible_collections.progressive.istio.plugins.module_utils import _proxies, _stats
-from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import (
+    NO_FORWARD,
+    ApiError,
+    Cluster,
+    NoAnswer,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._objects import (
     CONTAINER,
@@ -32,6 +37,7 @@ READ_MOST = 32  # so many proxies of a larger mesh are read, those that move tra
 LIST_SHARE = 0.02  # of the time goes into listing the mesh, at most: it is the dearest of what a release does
 LIST_MOST = 10.0  # seconds that a list may be old by that
 SILENT = "does not tell"
+READY = "/ready"  # of Envoy's admin interface: whether anybody answers there
 ABSENT = "no istiod is connected to it"
 NETWORKING = "networking.istio.io/v1"
 AROUND = (("v1", "namespaces"), ("v1", "pods"), (NETWORKING, "virtualservices"), (NETWORKING, "destinationrules"))
@@ -117,10 +123,14 @@ class Mesh:
     def fall_back(self, proxies: Sequence[Proxy]) -> str:
         """Where port-forwards are forbidden or blocked: ask for statistics by the pod proxy from now on.
 
-        Returns why not, if that is not possible either.
+        Returns why not: there is one to another proxy, or statistics cannot be read either.
         """
         path, answer = _stats.path({"": "|none"}), "there is no proxy"
-        for proxy in proxies[:PARALLEL]:
+        asked = [proxy for proxy in proxies if proxy.should_answer][:PARALLEL]
+        for _proxy, told in self._ask(asked, lambda proxy: self._cluster.admin(proxy.namespace, proxy.pod, READY)):
+            if not (isinstance(told, str) and told.startswith(NO_FORWARD)):
+                return "there is a port-forward to another proxy"
+        for proxy in asked:
             try:
                 self._cluster.read(proxy.namespace, proxy.pod, _stats.PORT, path)
             except (NoAnswer, ApiError) as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils import _mesh
-from ansible_collections.progressive.istio.plugins.module_utils._cluster import NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import NO_FORWARD, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
     ABSENT,
     LIST_MOST,
@@ -109,3 +109,36 @@ def test_a_mesh_is_listed_again_when_a_proxy_does_not_answer(monkeypatch: pytest
     assert mesh.healthy(proxies(1), {}, "v1") == {"web/c-0": "gone"}
     mesh.keep_up()
     assert cluster.lists == 2
+
+
+class Ways:
+    """A cluster in which some pods let a port be forwarded, and some are read by the pod proxy."""
+
+    def __init__(self, forwarded: set[str], by_proxy: set[str]) -> None:
+        self.forwarded, self.by_proxy = forwarded, by_proxy
+
+    def admin(self, namespace: str, pod: str, _path: str) -> bytes:
+        if pod not in self.forwarded:
+            raise NoAnswer(f"{NO_FORWARD} {namespace}/{pod}: 403 Forbidden")
+        return b"LIVE"
+
+    def read(self, namespace: str, pod: str, _port: int, _path: str) -> bytes:
+        if pod not in self.by_proxy:
+            raise NoAnswer(f"no pod proxy to {namespace}/{pod}")
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "by_proxy", "why"),
+    [
+        (set(), {"c-0", "c-1", "c-2"}, ""),
+        (set(), {"c-2"}, ""),
+        ({"c-1"}, {"c-0", "c-1", "c-2"}, "there is a port-forward to another proxy"),
+        (set(), set(), "no pod proxy to web/c-2"),
+    ],
+)
+def test_statistics_are_for_a_mesh_without_any_port_forward(forwarded: set[str], by_proxy: set[str], why: str) -> None:
+    """A pod that is on its way out refuses one, too."""
+    mesh = Mesh(Ways(forwarded, by_proxy))  # type: ignore[arg-type]
+    assert mesh.fall_back(proxies(3)) == why
+    assert mesh.by_stats == (not why)
