@@ -71,6 +71,11 @@ def no_endpoint(version: str, missing: Sequence[str]) -> str:
     return f"no healthy endpoint of {version} in {len(missing)} proxies: {'; '.join(missing[:5])}"
 
 
+def _late(answer: Programmed) -> Sequence[str]:
+    """Why a change does not count yet. Where no proxy has the route, it is not true for anybody."""
+    return answer.lagging or (() if answer.asked else ("no proxy has this route",))
+
+
 class Release:
     """Brings a release as far as ``budget`` seconds allow; ``say`` gets one line for every event, at once."""
 
@@ -244,7 +249,7 @@ class Release:
         """A held release looks once: it goes on, is taken back, or stays held without a single write."""
         state = self.writes.observe()
         drifted = drift(state, record) or strayed(state, record, arrived=False)
-        confirmed = not drifted and not behind(state, record) and not self.world.programmed(state).lagging
+        confirmed = not drifted and not behind(state, record) and not _late(self.world.programmed(state))
         verdict = self.watch.judge(state, record, confirmed)
         if verdict.kind == "fail":
             return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
@@ -263,9 +268,9 @@ class Release:
     def _confirm(self, state: State, record: Record, written: float) -> float | None:
         answer = self.world.programmed(state)
         now = self.world.now()
-        if answer.lagging:
+        if late := _late(answer):
             if now - written > self.want.verify_timeout:
-                text = f"ROUTING  not programmed: {'; '.join(answer.lagging[:3])}"
+                text = f"ROUTING  not programmed: {'; '.join(late[:3])}"
                 self.writes.now_and_then(f"step {self._step(record)}  {text}")
             return None
         told, self.continued = self.continued, False
@@ -365,7 +370,7 @@ class Release:
     def _inconclusive(self, record: Record, verdict: Verdict, confirmed: bool) -> Outcome:
         reason = f"no verdict within {self.want.max_wait:.0f} s: {verdict.kind}: {verdict.reason}"
         if not confirmed:
-            lagging = self.world.programmed(self.writes.observe()).lagging
+            lagging = _late(self.world.programmed(self.writes.observe()))
             return self._abort(record, f"{record.present.change} not programmed: {'; '.join(lagging[:3])}")
         if self.want.on_inconclusive == "abort":
             return self._abort(record, reason)
