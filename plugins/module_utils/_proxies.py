@@ -367,13 +367,18 @@ def _healthy(status: Mapping[str, Any]) -> bool:
 
 
 def leads_to(body: bytes, key: str) -> list[str]:
-    """The objects (by name, as istiod leaves it) whose http routes send or mirror requests to ``subset|full host``."""
+    """The objects (by name, as istiod leaves it) whose http routes send or mirror requests to ``subset|full host``.
+
+    The route that every Service has of itself comes from no object: whoever calls a version's own Service means it.
+    """
     found = set()
     for config in _configs(body):
-        for source, called, action in _http_routes(config):
+        for source, _called, action in _http_routes(config):
+            if not source:
+                continue
             mirrors = [policy.get("cluster", "") for policy in action.get("request_mirror_policies") or []]
             if _shares(action).get(key) or any(_key_of(mirror) == key for mirror in mirrors):
-                found.add(source.rpartition("/")[2] or called)
+                found.add(source.rpartition("/")[2])
     return sorted(found)
 
 

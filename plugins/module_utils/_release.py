@@ -371,7 +371,8 @@ class Release:
         reason = f"no verdict within {self.want.max_wait:.0f} s: {verdict.kind}: {verdict.reason}"
         if not confirmed:
             lagging = _late(self.world.programmed(self.writes.observe()))
-            return self._abort(record, f"{record.present.change} not programmed: {'; '.join(lagging[:3])}")
+            why = "; ".join(lagging[:3]) or f"it took more than {self.want.max_wait:.0f} s"
+            return self._abort(record, f"{record.present.change} not programmed: {why}")
         if self.want.on_inconclusive == "abort":
             return self._abort(record, reason)
         if self.want.on_inconclusive == "promote":

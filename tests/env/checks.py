@@ -29,8 +29,8 @@ LAB = CHECKOUT / "tests" / "lab" / "lab"
 OLDEST = "2.19"
 INSTALLING = "default"
 BARE = "mesh"  # begins and ends without Istio, so it goes first
-MOVING = "upheaval"  # moves Istio under whatever runs beside it
-LONG = (BARE, "audience", "clients", "delegates", "gitops", "incidents", "retire", "shapes", "statistics", MOVING)
+ALONE = ("shapes", "upheaval")  # at the end: one needs the whole machine, one moves Istio under whatever runs beside it
+LONG = (BARE, "audience", "clients", "delegates", "gitops", "incidents", "retire", "statistics", *ALONE)
 SCENARIO_OF_BOTH = "own-objects"  # a whole release by the playbook, short enough for the oldest environment, too
 GROUPS = {
     "lint": "ruff, yamllint, ansible-lint, documentation and changelog",
@@ -228,8 +228,10 @@ def all_steps() -> list[Step]:
     names = [run[0] for run in runs]
     needs = (*built, "cluster-up")
     for step, about, name, one in runs:
-        earlier = LONG[:-1] if name == MOVING else (BARE,)
-        first = [f"molecule/{other}" for other in (*earlier, INSTALLING) if name not in (BARE, other)]
+        first = [f"molecule/{other}" for other in (BARE, INSTALLING) if name not in (BARE, other)]
+        if name in ALONE:
+            later = [f"molecule/{other}" for other in ALONE[ALONE.index(name) :]]
+            first = [other for other in names if other not in later]
         same = [other for other in names[: names.index(step)] if other.startswith(f"molecule/{name}")]
         group = "long" if name in LONG else "molecule"
         work = partial(scenario_passed, name, one)

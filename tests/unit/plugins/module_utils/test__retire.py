@@ -171,6 +171,15 @@ def body(name: str) -> bytes:
     return (FIXTURES / "split" / name).read_bytes()
 
 
+def routes_of(action: dict[str, Any], source: str = "") -> bytes:
+    """A config_dump with one route, made of the VirtualService of that name, or of none."""
+    config = f"/apis/networking.istio.io/v1/namespaces/namespace-1/virtual-service/{source}"
+    route: dict[str, Any] = {"name": "default", "route": action}
+    if source:
+        route["metadata"] = {"filter_metadata": {"istio": {"config": config}}}
+    return json.dumps({"configs": [{"route_config": {"virtual_hosts": [{"routes": [route]}]}}]}).encode()
+
+
 def test_which_routes_of_a_real_proxy_lead_there() -> None:
     assert leads_to(body("routes.json"), KEY) == ["app-1"]
     assert leads_to(body("routes.json"), f"v9|{HOST}") == []
@@ -180,9 +189,14 @@ def test_which_routes_of_a_real_proxy_lead_there() -> None:
 def test_a_mirror_leads_there_too() -> None:
     mirror = {"cluster": f"outbound|80|v9|{HOST}"}
     action = {"cluster": f"outbound|80|v2|{HOST}", "request_mirror_policies": [mirror]}
-    hosts = [{"routes": [{"name": "main", "route": action}]}]
-    dump = {"configs": [{"route_config": {"virtual_hosts": hosts}}]}
-    assert leads_to(json.dumps(dump).encode(), f"v9|{HOST}") == ["main"]
+    assert leads_to(routes_of(action, "main"), f"v9|{HOST}") == ["main"]
+
+
+def test_the_route_that_every_service_has_of_itself_is_no_route_of_ours() -> None:
+    """With an HTTPRoute a version has a Service of its own, and every proxy of the mesh has that."""
+    action = {"cluster": f"outbound|80||{HOST}"}
+    assert leads_to(routes_of(action), f"|{HOST}") == []
+    assert leads_to(routes_of(action, "namespace-1~80~app-1"), f"|{HOST}") == ["namespace-1~80~app-1"]
 
 
 def test_requests_under_way_at_a_real_proxy() -> None:
