@@ -108,6 +108,12 @@ options:
         description: Probability, for each step, that a canary beyond the tolerance passes it.
         type: float
         default: 0.05
+      slo:
+        description:
+          - The rate of bad requests (0.001 is 0.1 %) that the stable version itself may have. Beyond it the verdict is
+            V(environment); nothing passes, and nobody is blamed.
+          - Without it what counts is how the stable version did before the release, by its clients' proxies.
+        type: float
       min_coverage:
         description:
           - Nothing passes while less than this share (0..1) of the requests that the versions served in the step were

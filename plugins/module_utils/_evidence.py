@@ -17,7 +17,7 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Window, compact
 
-FORMAT = 1
+FORMAT = 2  # 1 has windows without by_weight, and nothing of before
 MAX_BYTES = 256 * 1024
 LONG_SECONDS = 5.0  # between two looks: no run was at it
 ENOUGH_SERVED = 30
@@ -170,6 +170,18 @@ class Evidence:
     look: Look
     burst: float = 1.0  # how many counts one bad request may make
     coverage: Coverage = field(default_factory=Coverage)
+    before: Counts = (0, 0)  # stable's, before the release: what its clients' proxies had counted at the first look
+
+
+def history(look: Look, version: str) -> Counts:
+    """All that the proxies have ever counted of a version, requests and bad ones."""
+    found = [
+        counts
+        for proxy in look.proxies.values()
+        for key, counts in proxy.series.items()
+        if key.partition("@")[0] == version
+    ]
+    return sum(requests for requests, _bad in found), sum(bad for _requests, bad in found)
 
 
 def burst_of(look: Look) -> float:
@@ -197,12 +209,14 @@ def dumps(evidence: Evidence) -> str:
         "burst": evidence.burst,
         "time": look.time,
         "windows": [
-            [w.step, w.weight, round(w.seconds, 3), w.n_c, w.x_c, w.n_b, w.x_b] for w in compact(evidence.windows)
+            [w.step, w.weight, round(w.seconds, 3), w.n_c, w.x_c, w.n_b, w.x_b, int(w.by_weight)]
+            for w in compact(evidence.windows)
         ],
         "proxies": proxies,
         "idle": sorted(uid for uid in look.proxies if uid not in proxies),
         "served": {uid: _packed(p) for uid, p in look.served.items()},
         "coverage": list(astuple(evidence.coverage)),
+        "before": list(evidence.before),
     }
     text = json.dumps(data, separators=(",", ":"))
     if len(text) > MAX_BYTES:
@@ -232,13 +246,16 @@ def loads(text: str) -> Evidence:
         data: dict[str, Any] = json.loads(text)
         if data["format"] > FORMAT:
             raise EvidenceError(f"evidence has format {data['format']}, this collection knows {FORMAT}")
-        windows = tuple(Window(*row) for row in data["windows"])
+        windows = tuple(Window(*row[:7], by_weight=bool(row[7:] and row[7])) for row in data["windows"])
         for window in windows:
             window.check()
         idle = {uid: ProxyLook("", "", 0.0, {}) for uid in data["idle"]}
         look = Look(float(data["time"]), {**idle, **_unpacked(data["proxies"])}, {}, _unpacked(data.get("served", {})))
         coverage = Coverage(*map(int, data.get("coverage", ())))
-        return Evidence(str(data["release"]), float(data["since"]), windows, look, float(data["burst"]), coverage)
+        requests, bad = map(int, data.get("before", (0, 0)))
+        return Evidence(
+            str(data["release"]), float(data["since"]), windows, look, float(data["burst"]), coverage, (requests, bad)
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, EvidenceError):
             raise

@@ -101,6 +101,23 @@ def _choose(kind: str, namespace: str, host: str, there: Sequence[Mapping[str, A
     return serving[0]
 
 
+def all_route_objects(cluster: Cluster, kind: str, namespace: str) -> tuple[list[dict[str, Any]], str]:
+    """Whatever may route requests anywhere, and in words what of that may not be listed. Raises ApiError."""
+    unseen = ""
+    api, plural = _routes.RESOURCES["VirtualService"]
+    try:
+        listed = cluster.select(api, "", plural)
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        listed = cluster.select(api, namespace, plural)
+        unseen = f"VirtualServices outside namespace {namespace}"
+    if kind != "VirtualService":
+        api, plural = _routes.RESOURCES[kind]
+        listed += [{"kind": kind, **one} for one in cluster.select(api, namespace, plural)]
+    return listed, unseen
+
+
 def stored_evidence(cluster: Cluster, namespace: str, name: str) -> Evidence | None:
     """What the last release of a service has stored. Raises EvidenceError when it cannot be used."""
     with reading():

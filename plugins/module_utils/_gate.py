@@ -51,6 +51,7 @@ from math import ceil, exp, inf, log
 from typing import TYPE_CHECKING
 
 from ._sequential import RateTest, RatioInterval, RatioTest, Side, log_mean, log_sum, rate_gains, upper_bound
+from ._surroundings import ALPHA_SPLIT, StableWatch, split_odds
 from ._verdict import Counts, Health, Kind, Tolerance, Verdict, Window, odds, percent
 
 if TYPE_CHECKING:
@@ -148,8 +149,10 @@ class Gate:
     Windows with weight 0 (before the release) only tell stable's rate. ValueError for counts that cannot be.
     """
 
-    def __init__(self, tolerance: Tolerance) -> None:
+    def __init__(self, tolerance: Tolerance, before: tuple[int, int] = (0, 0)) -> None:
+        """``before``: stable's requests and bad ones of them before the release, as far as anybody knows."""
         tolerance.check()
+        self._stable = StableWatch(tolerance, before)
         self.tolerance = tolerance
         self.step, self.weight = 0, 0
         self.release = Counts()
@@ -172,7 +175,7 @@ class Gate:
         self._fresh_step()
 
     def _fresh_step(self) -> None:
-        self._counts = Counts()
+        self._counts = self._split = Counts()  # of the split: those windows that were split by weight
         self._pass = _Arms(self.tolerance, "better", 0.0)
         self._interval = RatioInterval(self.tolerance.burst)
 
@@ -202,9 +205,12 @@ class Gate:
             self._counts, self.release = self._counts.plus(w), self.release.plus(w)
         if w.weight > 0 and w.n_c > 0:
             self._canary(w)
+        if w.by_weight:
+            self._split = self._split.plus(w)
         if w.weight < 100:
             self._record[0] += w.n_b
             self._record[1] += w.x_b
+            self._stable.observe(w.n_b, w.x_b)
 
     def _canary(self, w: Window) -> None:
         if self._onset != (w.step, w.weight):
@@ -292,24 +298,31 @@ class Gate:
         """The verdict on the step of `begin_step` (or of the last window).
 
         min_over: the least time of the step is over. source_ok, why: the source answers with enough coverage, or why
-        not. Precedence: a failure seen without statistics, a proven one, `no_data`, `pass`, `wait`.
+        not. Precedence: a failure seen without statistics, a proven one, `no_data`, `routing`, `environment`, `pass`,
+        `wait`.
         """
         e_fail, e_pass = self.evidence()
         limit = self._limit("worse")
         n_b, x_b = self._record
         allowed = limit if limit is not None else self.tolerance.ratio * x_b / n_b if n_b else 0.0
         tolerated = max(self.tolerance.floor, min(allowed, 1.0))
-        sick = health.failure(self.weight) if health else ""
         enough = e_pass >= -log(self.tolerance.alpha_pass)
+        share, many, few = self._shares()
+        e_split = log_mean(many, few)
         kind: Kind
-        if sick:
+        if sick := health.failure(self.weight) if health else "":
             kind, reason = "fail", sick
         elif self.proven:
             kind, reason = "fail", f"beyond the tolerance of {percent(tolerated)} is proven, {odds(e_fail)}"
         elif not source_ok:
             kind, reason = "no_data", why or "the source of the counts does not answer"
+        elif share is not None and e_split >= -log(ALPHA_SPLIT):
+            kind, reason = "routing", self._contradiction(share, e_split)
         elif self.counts.n_c == 0:
             kind, reason = "no_data", why or f"no request has reached the canary at {self.weight} % yet"
+        elif self._stable.bad and self.weight < 100:
+            limit_now = "its SLO" if self._stable.limit == self.tolerance.slo else "what it was like before"
+            kind, reason = "environment", f"stable itself is beyond {percent(self._stable.limit)}, {limit_now}"
         elif enough and min_over and e_fail <= SUSPICION:
             kind, reason = "pass", f"within the tolerance of {percent(tolerated)} is proven, {odds(e_pass)}"
         elif enough and e_fail > SUSPICION:
@@ -344,8 +357,21 @@ class Gate:
             alpha_pass=self.tolerance.alpha_pass,
             more_requests=more,
             more_seconds=None if more is None or pace <= 0 else more / pace,
+            share=share,
+            e_split=e_split,
             reason=reason,
         )
+
+    def _shares(self) -> tuple[float | None, float, float]:
+        """The canary's share of the requests that were split by weight in this step, and the odds that it is off."""
+        split, here = self._split, self._begun == (self.step, self.weight)
+        if not here or not 0 < self.weight < 100 or not split.n_c + split.n_b:
+            return None, 0.0, 0.0
+        return split.n_c / (split.n_c + split.n_b), *split_odds(self.weight, split)
+
+    def _contradiction(self, share: float, e_split: float) -> str:
+        every = self._split.n_c + self._split.n_b
+        return f"the canary has {percent(share)} of {every:,} requests at a weight of {self.weight} %, {odds(e_split)}"
 
     def _more(self, good: _Arms) -> int | None:
         """Canary requests still needed for a pass if the rates of this step go on."""
@@ -411,9 +437,10 @@ def judge(
     health: Health | None = None,
     step: int | None = None,
     weight: int | None = None,
+    before: tuple[int, int] = (0, 0),
 ) -> Verdict:
     """The verdict on all windows at once; `step`, `weight`: the present step, if it may have no window yet."""
-    gate = Gate(tolerance)
+    gate = Gate(tolerance, before)
     for w in windows:
         gate.observe(w)
     if step is not None and weight is not None:
@@ -433,12 +460,13 @@ def compact(windows: Iterable[Window]) -> list[Window]:
         w, standing = window, follow.stands_in(window)
         while out:
             last, last_standing = out[-1]
-            fits = w.clean and last.clean and (last.step, last.weight, last_standing) == (w.step, w.weight, standing)
+            alike = (last.step, last.weight, last.by_weight) == (w.step, w.weight, w.by_weight)
+            fits = w.clean and last.clean and alike and last_standing == standing
             # Merged, the silence would begin anew at the end of the sum.
             if not fits or (w.n_b == 0 and w.n_c > 0 and last.n_b > 0):
                 break
             out.pop()
             seconds, n_c, n_b = last.seconds + w.seconds, last.n_c + w.n_c, last.n_b + w.n_b
-            w = Window(w.step, w.weight, seconds, n_c, 0, n_b, 0)
+            w = Window(w.step, w.weight, seconds, n_c, 0, n_b, 0, w.by_weight)
         out.append((w, standing))
     return [w for w, _unused in out]

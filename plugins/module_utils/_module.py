@@ -30,6 +30,7 @@ ANALYSIS_SPEC: Mapping[str, Any] = {
     "tolerance_floor": {"type": "float", "default": 0.005},
     "alpha_fail": {"type": "float", "default": 0.01},
     "alpha_pass": {"type": "float", "default": 0.05, "no_log": False},
+    "slo": {"type": "float"},
     "min_coverage": {"type": "float", "default": 0.8},
     "interval": {"type": "float", "default": 1.0},
     "max_wait": {"type": "float", "default": 900.0},
@@ -85,6 +86,7 @@ def tolerance(analysis: Mapping[str, Any]) -> Tolerance:
         "tolerance_floor": "floor",
         "alpha_fail": "alpha_fail",
         "alpha_pass": "alpha_pass",
+        "slo": "slo",
     }
     found = Tolerance(**{field: analysis[option] for option, field in names.items()})
     try:

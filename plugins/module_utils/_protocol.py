@@ -94,6 +94,12 @@ class World(Protocol):
     def programmed(self, state: State) -> Programmed:
         """Compare the proxies with the weights that ``state`` read."""
 
+    def by_weight(self, state: State) -> bool:
+        """Whether it is known that weights alone decide which requests the versions of the record get.
+
+        So no other route leads to one of them, and no third version has a share.
+        """
+
     def without_endpoint(self, version: str) -> tuple[str, ...]:
         """Client proxies that have no healthy endpoint of a version, each by name with why."""
 

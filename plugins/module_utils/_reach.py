@@ -9,7 +9,7 @@ virtualservice.go), with the mesh's defaults: root namespace istio-system, every
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import (
@@ -35,6 +35,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import (
     Object,
     all_routes,
     describe,
+    expected_mirrors,
     full_host,
 )
 
@@ -196,6 +197,22 @@ def _merged(rules: Iterable[Object], host: str) -> list[tuple[dict[str, str], li
 
 
 # ---------------------------------------------------------------- findings
+
+
+def routed_elsewhere(objects: Iterable[Object], moved: Mapping[str, tuple[str, int]], keys: Collection[str]) -> bool:
+    """Whether a route beside those that are ``moved`` sends or mirrors requests to one of ``subset|full host``.
+
+    ``moved``: section and index by how the route object is called in messages.
+    """
+    for obj in objects:
+        where, namespace = describe(obj), obj["metadata"].get("namespace", "")
+        for route in all_routes(obj):
+            if moved.get(where) == (route.section, route.index):
+                continue
+            sent = {f"{d.subset}|{full_host(d.host, namespace)}" for d, weight in route.effective() if weight}
+            if not sent.isdisjoint(keys) or not set(expected_mirrors(obj, route)).isdisjoint(keys):
+                return True
+    return False
 
 
 def unresolved(view: View) -> Iterable[Finding]:

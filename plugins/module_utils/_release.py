@@ -202,10 +202,8 @@ class Release:
                 confirmed_at = self._confirm(state, record, written)
             verdict = self.watch.judge(state, record, confirmed_at is not None and not drifted)
             now = self.world.now()
-            if verdict.kind == "fail":
-                return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
-            if newer := newer_canary(record, state):
-                return self._abort(record, newer)
+            if ended := self._ended(record, state, verdict):
+                return ended
             if drifted:
                 settled = self._settle(record, state, drifted)
                 if isinstance(settled, Outcome):
@@ -366,6 +364,20 @@ class Release:
         self.writes.write(held, expect=record, move=False, force=True)
         self.say(f"HELD  step {self._step(record)}  {reason}")
         return self._outcome(HELD, reason, failed=True, record=held)
+
+    def _ended(self, record: Record, state: State, verdict: Verdict) -> Outcome | None:
+        """What ends a release at once, whatever else is so."""
+        if verdict.kind == "fail":
+            return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
+        if newer := newer_canary(record, state):
+            return self._abort(record, newer)
+        return self._misrouted(record, verdict) if verdict.kind == "routing" else None
+
+    def _misrouted(self, record: Record, verdict: Verdict) -> Outcome:
+        """What is counted is not about this weight, so nothing can be judged; what gets nothing may be lost."""
+        if self.watch.starved:
+            return self._abort(record, f"ROUTING  {verdict.reason}; it gets nothing now")
+        return self._hold(record, f"ROUTING  {verdict.reason}; see what else routes these requests")
 
     def _inconclusive(self, record: Record, verdict: Verdict, confirmed: bool) -> Outcome:
         reason = f"no verdict within {self.want.max_wait:.0f} s: {verdict.kind}: {verdict.reason}"

@@ -10,7 +10,11 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster
-from ansible_collections.progressive.istio.plugins.module_utils._find import find_route_object, reading
+from ansible_collections.progressive.istio.plugins.module_utils._find import (
+    all_route_objects,
+    find_route_object,
+    reading,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING
 from ansible_collections.progressive.istio.plugins.module_utils._objects import key_of, record_of
 from ansible_collections.progressive.istio.plugins.module_utils._patches import Token, token_of
@@ -104,18 +108,8 @@ class RetiringLiveWorld(LiveWorld):
     def users(self, state: State, version: str) -> tuple[Sequence[str], str]:
         read: list[State | Other] = [state, *state.others]
         objects = {place.where: token_of(place).obj for place in read}
-        unseen = ""
         with reading():
-            try:
-                listed = self.cluster.select(NETWORKING, "", "virtualservices")
-            except ApiError as error:
-                if error.status != 403:
-                    raise
-                listed = self.cluster.select(NETWORKING, self.namespace, "virtualservices")
-                unseen = f"VirtualServices outside namespace {self.namespace}"
-            if self.kind != "VirtualService":
-                api, plural = _routes.RESOURCES[self.kind]
-                listed += [{"kind": self.kind, **one} for one in self.cluster.select(api, self.namespace, plural)]
+            listed, unseen = all_route_objects(self.cluster, self.kind, self.namespace)
         for one in listed:
             objects.setdefault(_routes.describe(one), one)
         return sends_to(objects.values(), self._key(version)), unseen

@@ -10,12 +10,16 @@ from math import exp, floor, isnan, log
 from typing import Any, Literal
 
 #: `_gate` says when each is given.
-Kind = Literal["pass", "fail", "wait", "no_data"]
+Kind = Literal["pass", "fail", "wait", "no_data", "routing", "environment"]
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Counts of one look: requests and bad requests (n, x) of canary (c) and stable (b), at `weight` percent canary."""
+    """Counts of one look: requests and bad requests (n, x) of canary (c) and stable (b), at `weight` percent canary.
+
+    `by_weight`: the weight was in the proxies, and it alone decided who got a request (no cohort, cookie or mirror, no
+    other route to these versions), so the share tells whether requests are split as they should be.
+    """
 
     step: int
     weight: int
@@ -24,6 +28,7 @@ class Window:
     x_c: int
     n_b: int
     x_b: int
+    by_weight: bool = False
 
     @property
     def clean(self) -> bool:
@@ -50,6 +55,7 @@ class Tolerance:
     alpha_fail: float = 0.01
     alpha_pass: float = 0.05
     burst: float = 1.0
+    slo: float | None = None  # the user's limit for the stable version itself
 
     def check(self) -> None:
         """Raise ValueError, naming the field, if a value makes no sense."""
@@ -62,6 +68,8 @@ class Tolerance:
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value}")
+        if self.slo is not None and not 1e-6 <= self.slo < 0.5:
+            raise ValueError(f"slo: expected a number from 1e-06 to less than 0.5, got {self.slo}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,8 @@ class Verdict:
     alpha_pass: float
     more_requests: int | None  # canary requests still needed for a pass if all goes on as now; None: never
     more_seconds: float | None
+    share: float | None  # of the requests that got to the canary, where they tell of the split; 0..1
+    e_split: float  # that it contradicts the weight
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,12 +235,12 @@ def line(verdict: Verdict, canary: str, stable: str) -> str:
 def evidence(verdict: Verdict, canary: str, stable: str) -> str:
     """What the verdict rests on: counts of both versions, the odds that lead, and what would change it."""
     shown = verdict.shown
-    if not shown.n_c:
+    if not shown.n_c or verdict.kind == "routing":
         return verdict.reason
     parts = [f"bad: {describe(canary, shown.x_c, shown.n_c)}, {describe(stable, shown.x_b, shown.n_b)}"]
     proven = verdict.e_fail >= -log(verdict.alpha_fail)
-    if verdict.kind == "no_data" or (verdict.kind == "fail" and not proven):
-        parts.append(verdict.reason)  # not the counts decided, but the source or the pods' state
+    if verdict.kind in ("no_data", "environment") or (verdict.kind == "fail" and not proven):
+        parts.append(verdict.reason)  # what decided are not the counts of the canary's bad requests
     elif proven or (verdict.kind == "wait" and verdict.e_fail > max(verdict.e_pass, 0.0)):
         parts.append(f"beyond tolerance {odds(verdict.e_fail)} (aborts at {odds(-log(verdict.alpha_fail))})")
     else:

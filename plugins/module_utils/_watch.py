@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
     Coverage,
     Evidence,
@@ -19,6 +20,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._evidence import
     carry,
     covered,
     difference,
+    history,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Gate, Health, Verdict, Window, compact
 from ansible_collections.progressive.istio.plugins.module_utils._plan import State, Want
@@ -28,6 +30,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import R
 SAVE_SECONDS = 10.0  # evidence is written at most this often, and at events
 UNREADY_SECONDS = 10.0  # a canary without any ready pod for this long has failed, whatever the counters say
 BASELINE_SECONDS = 10.0
+STARVED = 1000  # percent times requests: by chance less than once in 20,000 times
 
 
 class Watch:
@@ -40,13 +43,16 @@ class Watch:
         self.evidence: Evidence | None = None
         self._saved = float("-inf")
         self._unready_since: float | None = None
+        self._without_canary = 0  # stable's requests since the last one of the canary
+        self._settled: tuple[str, int] | None = None  # release and step whose weights the last look found settled
 
     # ---------------------------------------------------------------- beginning
 
     def begin(self, record: Record, since: float) -> None:
         """The first look of a release that began at ``since``."""
         look = self.world.look()
-        self.evidence = Evidence(record.id, since, (), look, burst_of(look))
+        before = history(look, record.stable.name)
+        self.evidence = Evidence(record.id, since, (), look, burst_of(look), before=before)
         self.gate = self._gate()
 
     def load(self, record: Record) -> None:
@@ -69,7 +75,7 @@ class Watch:
     def _gate(self) -> Gate:
         """A gate that knows how many counts one bad request may make in this evidence."""
         burst = max(self.want.tolerance.burst, self.evidence.burst if self.evidence else 1.0)
-        return Gate(replace(self.want.tolerance, burst=burst))
+        return Gate(replace(self.want.tolerance, burst=burst), self.evidence.before if self.evidence else (0, 0))
 
     def _replay(self, record: Record) -> None:
         """A gate that has seen all windows of the evidence."""
@@ -82,7 +88,7 @@ class Watch:
 
     def judge(self, state: State, record: Record, settled: bool) -> Verdict:
         """Close a window, and ask the gate. Not ``settled``: the weights are not yet what this step is about."""
-        look = self.close_window(record)
+        look = self.close_window(record, by_weight=self._by_weight(state, record, settled))
         why = ", ".join(f"{name}: {why}" for name, why in sorted(look.unread.items())[:3])
         why = f"proxies that count did not answer: {why}" if why else self.coverage.lack(self.want.min_coverage)
         now = self.world.now()
@@ -97,12 +103,25 @@ class Watch:
         )
         return self.verdict
 
+    def _by_weight(self, state: State, record: Record, settled: bool) -> bool:
+        """Whether in the window that ends now nothing but the step's weight has split the requests."""
+        here = (record.id, record.step)
+        before, self._settled = self._settled, here if settled else None
+        plain = record.audience == Audience() and not record.present.mirror
+        ready = state.version(record.canary.name).ready and state.version(record.stable.name).ready
+        return bool(settled and before == here and plain and ready and self.world.by_weight(state))
+
+    @property
+    def starved(self) -> bool:
+        """Whether the canary gets nothing of late: no chance, after so much traffic of stable."""
+        return self._without_canary * self.gate.weight > STARVED
+
     @property
     def coverage(self) -> Coverage:
         """Of this step so far."""
         return self.evidence.coverage if self.evidence else Coverage()
 
-    def close_window(self, record: Record, weight: int | None = None) -> Look:
+    def close_window(self, record: Record, weight: int | None = None, by_weight: bool = False) -> Look:
         """Look, and take what was counted since the last look into the evidence."""
         if self.evidence is None:
             raise RuntimeError("a window needs a first look")
@@ -114,7 +133,7 @@ class Watch:
         counts = difference(before, look, since)
         (n_c, x_c), (n_b, x_b) = (counts.get(name, (0, 0)) for name in names)
         weight = record.present.judged if weight is None else weight
-        window = Window(record.step, weight, max(0.0, look.time - before.time), n_c, x_c, n_b, x_b)
+        window = Window(record.step, weight, max(0.0, look.time - before.time), n_c, x_c, n_b, x_b, by_weight)
         self.evidence = replace(
             self.evidence,
             windows=tuple(compact((*self.evidence.windows, window))),
@@ -122,6 +141,7 @@ class Watch:
             coverage=self.coverage.plus(record.step, weight, *covered(counts, before, look, since, names)),
         )
         self.gate.observe(window)
+        self._without_canary = 0 if n_c else self._without_canary + n_b
         return look
 
     # ---------------------------------------------------------------- keeping

@@ -22,6 +22,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._cluster import 
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import is_delegate
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._find import (
+    all_route_objects,
     find_route_object,
     find_service,
     own_name,
@@ -52,11 +53,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._patches import 
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, ReleaseError, State, Workload
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
-from ansible_collections.progressive.istio.plugins.module_utils._record import (
-    HELD,
-    PROGRESSING,
-    Record,
-)
+from ansible_collections.progressive.istio.plugins.module_utils._reach import routed_elsewhere
+from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, Record
 from ansible_collections.progressive.istio.plugins.module_utils._rights import all_that_is_missing, require_writes
 from ansible_collections.progressive.istio.plugins.module_utils._roots import Roots
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
@@ -119,6 +117,7 @@ class LiveWorld:
         self._last_look: Look | None = None
         self._confirmed: tuple[str, dict[str, set[str]], float] = ("", {}, 0.0)
         self._observed, self._observed_at = Observed({}, ()), float("-inf")
+        self._routed_elsewhere: bool | None = None
         self._lease = Lease(cluster, namespace, self.own_name, run, say)
 
     # ------------------------------------------------------------ time and life
@@ -323,6 +322,23 @@ class LiveWorld:
         if lagging or not rest:
             return Programmed(here + len(lagging), here, tuple(lagging))
         return self._with_rest(here, rest)
+
+    def by_weight(self, state: State) -> bool:
+        record = state.record
+        if record is None:
+            return False
+        names = {record.stable.name, record.canary.name}
+        if any(weight for name, weight in state.weights.items() if name not in names):
+            return False
+        if self._routed_elsewhere is None:
+            try:
+                listed, unseen = all_route_objects(self.cluster, self.kind, self.namespace)
+            except (ApiError, NoAnswer):
+                return False
+            moved = {where: (t.route.section, t.route.index) for where, t in tokens_of(state).items()}
+            keys = {key for name, key in self.service().backends.items() if name in names}
+            self._routed_elsewhere = bool(unseen) or routed_elsewhere(listed, moved, keys)
+        return not self._routed_elsewhere
 
     def _by_what_they_send(self, state: State) -> Programmed:
         """The same, where no routes may be read."""

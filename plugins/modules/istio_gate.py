@@ -12,7 +12,9 @@ version_added: 0.1.0
 author: The progressive.istio authors (@progressive-istio)
 description:
   - Says whether a canary is proven worse than the stable version beyond the tolerance (V(fail)), proven within it
-    (V(pass)), neither (V(wait)), or whether there is nothing to judge (V(no_data)), with every number that led to it.
+    (V(pass)), neither (V(wait)), or why the canary cannot be judged. There is nothing to judge (V(no_data)), the share
+    of the requests contradicts the weight (V(routing)), or the stable version fails by itself (V(environment)). With
+    every number that led to it.
   - The evidence is given in O(windows), or read from what a release has stored. The verdict is a pure function of both,
     so it can be had again at any time. Reads only; it never fails a task by itself.
   - The method is an e-process, valid at every look; see the guide on judging.
@@ -60,6 +62,11 @@ options:
         description: Bad requests to the stable version.
         type: int
         required: true
+      by_weight:
+        description:
+          - Whether the weight alone has decided which version got a request, so that another share means V(routing).
+        type: bool
+        default: false
   analysis:
     description: How it is judged.
     type: dict
@@ -81,6 +88,9 @@ options:
         description: Probability that a canary beyond the tolerance passes the step.
         type: float
         default: 0.05
+      slo:
+        description: The rate of bad requests that the stable version itself may have; beyond it, V(environment).
+        type: float
 """
 
 EXAMPLES = r"""
@@ -112,6 +122,8 @@ details:
   type: dict
 """
 
+from dataclasses import replace
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
@@ -125,25 +137,28 @@ from ansible_collections.progressive.istio.plugins.module_utils._module import (
 )
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 
-GATE_OPTIONS = ("tolerance_ratio", "tolerance_floor", "alpha_fail", "alpha_pass")
+GATE_OPTIONS = ("tolerance_ratio", "tolerance_floor", "alpha_fail", "alpha_pass", "slo")
 
 
-def windows_of(module: AnsibleModule) -> tuple[Window, ...]:
-    """The windows to judge: given, or stored. Raises ReleaseError."""
+def seen(module: AnsibleModule) -> tuple[tuple[Window, ...], float, _evidence.Counts]:
+    """What is to be judged, given or stored: windows, counts that one bad request may make, stable's counts before.
+
+    Raises ReleaseError.
+    """
     if module.params["windows"] is None:
         evidence = stored_evidence(connect(module), module.params["namespace"], module.params["name"])
         if evidence is None:
             raise ReleaseError(
                 f"no release of {module.params['namespace']}/{module.params['name']} has stored evidence"
             )
-        return evidence.windows
+        return evidence.windows, evidence.burst, evidence.before
     windows = tuple(Window(**given) for given in module.params["windows"])
     for number, window in enumerate(windows, 1):
         try:
             window.check()
         except ValueError as error:
             raise ReleaseError(f"windows[{number}]: {error}") from None
-    return windows
+    return windows, 1.0, (0, 0)
 
 
 def main() -> None:
@@ -160,6 +175,7 @@ def main() -> None:
                     **counts,
                     "step": {"type": "int", "default": 0},
                     "seconds": {"type": "float", "default": 0.0},
+                    "by_weight": {"type": "bool", "default": False},
                 },
             },
             "analysis": {
@@ -175,9 +191,10 @@ def main() -> None:
     )
     with one_line_errors(module):
         analysis = module.params["analysis"] or {}
-        limits = tolerance({name: analysis.get(name, ANALYSIS_SPEC[name]["default"]) for name in GATE_OPTIONS})
+        limits = tolerance({name: analysis.get(name, ANALYSIS_SPEC[name].get("default")) for name in GATE_OPTIONS})
         try:
-            verdict = judge(windows_of(module), limits, min_over=True)
+            windows, burst, before = seen(module)
+            verdict = judge(windows, replace(limits, burst=burst), min_over=True, before=before)
         except _evidence.EvidenceError as error:
             raise ReleaseError(str(error)) from None
         module.exit_json(

@@ -96,6 +96,8 @@ class Mesh:
         self.away_until = 0.0
         self.refused_until = 0.0  # until then a webhook keeps every change from the route objects
         self.findings: list[Finding] = []
+        self.by_weight = True
+        self.detour = 0.0  # this part of the requests of the stable version goes to the canary all the same
         self.endpoints_at: dict[str, float] = {}  # when the proxies learn of a version's endpoints
 
     def advance(self, seconds: float) -> None:
@@ -109,6 +111,8 @@ class Mesh:
             n = binomial(self.rng, math.ceil(2 * self.rps * seconds / len(self.clients)), 0.5) if self.rps else 0
             for name, weight in client.weights.items():
                 mine = binomial(self.rng, n, weight / total)
+                if name == "v1":
+                    mine -= binomial(self.rng, mine, self.detour)
                 rate = 1.0 if not self.ready[name] else self.rates[name](self.time) if name in self.rates else 1.0
                 bad = binomial(self.rng, mine, rate)
                 counts = client.counts.setdefault(name, [0, 0])
@@ -287,6 +291,10 @@ class Runner:
         m = self.mesh
         lagging = tuple(f"{c.uid} {c.weights}" for c in m.clients if (c.weights, c.shown) != (m.weights, m.shown))
         return Programmed(len(self.mesh.clients), len(self.mesh.clients) - len(lagging), lagging)
+
+    def by_weight(self, state: State) -> bool:
+        self._reach()
+        return self.mesh.by_weight
 
     def without_endpoint(self, version: str) -> tuple[str, ...]:
         self._live()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from ansible_collections.progressive.istio.tests.sim.simulated import (
     Client,
     Killed,
     Mesh,
+    Programmed,
     Runner,
     check_end,
     fault_at_every_write,
@@ -206,6 +208,59 @@ def test_both_versions_broken_blames_nobody() -> None:
     outcome = Runner(mesh).run(replace(WANT, max_wait=120))
     assert outcome.phase in ("held", "promoted")
     assert mesh.weights["v2"] >= 10
+
+
+def failing(mesh: Mesh, begin: float, end: float) -> None:
+    """A dependency of both versions fails from ``begin`` to ``end`` seconds after the release's start."""
+    mesh.advance(600)  # so that it is known what stable is like
+    start = mesh.time
+
+    def rate(now: float) -> float:
+        return 0.3 if begin <= now - start < end else 0.0
+
+    mesh.rates = {"v1": rate, "v2": rate}
+
+
+def test_a_release_waits_until_a_shared_dependency_is_back() -> None:
+    mesh = Mesh(17, steady(0.0), steady(0.0))
+    failing(mesh, 100, 160)
+    runner = Runner(mesh)
+    outcome = runner.run(WANT)
+    check_end(mesh, outcome)
+    assert outcome.phase == "promoted"
+    assert any("  ENVIRONMENT  " in line and "what it was like before" in line for line in runner.said)
+
+
+def test_a_dependency_that_stays_away_holds_the_release_and_blames_nobody() -> None:
+    mesh = Mesh(17, steady(0.0), steady(0.0))
+    failing(mesh, 20, 10_000)
+    outcome = Runner(mesh).run(replace(WANT, max_wait=120))
+    assert outcome.phase == "held"
+    assert "environment: stable itself is beyond 0.5 %" in outcome.text
+
+
+def test_requests_that_are_not_split_as_the_weight_says_hold_the_release() -> None:
+    for by_weight in (True, False):
+        mesh = Mesh(17, steady(0.0), steady(0.0))
+        mesh.detour, mesh.by_weight = 0.2, by_weight
+        outcome = Runner(mesh).run(WANT)
+        assert outcome.phase == ("held" if by_weight else "promoted"), "another route is known to lead there"
+        assert outcome.text.startswith("ROUTING  the canary has ") == by_weight
+
+
+def test_a_canary_that_gets_nothing_although_the_proxies_have_its_weight_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Runner, "programmed", lambda *_given: Programmed(3, 3, ()))
+    for passes, share in ((0, "0 %"), (1, r"\d\.?\d* %")):  # from the beginning, and after some traffic
+        mesh = Mesh(17, steady(0.0), steady(0.0))
+        for _pass in range(passes):
+            assert not Runner(mesh).one_pass(WANT).finished
+        for client in mesh.clients:
+            client.cut_off, client.weights = True, {"v1": 100, "v2": 0, "old": 0}
+        outcome = Runner(mesh).run(WANT)
+        assert outcome.phase == "aborted"
+        assert re.search(f"ROUTING  the canary has {share} of .*; it gets nothing now", outcome.text)
 
 
 def test_abort_on_request_ends_green_and_twice_is_once() -> None:

@@ -33,7 +33,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import R
 from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of
 from ansible_collections.progressive.istio.plugins.module_utils._routes import RouteError
 
-ANALYSIS = {name: spec["default"] for name, spec in ANALYSIS_SPEC.items()}
+ANALYSIS = {name: spec.get("default") for name, spec in ANALYSIS_SPEC.items()}
 PARAMS: dict[str, Any] = {
     "canary_version": "v2",
     "stable_version": "",
