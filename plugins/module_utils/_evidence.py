@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
-from ansible_collections.progressive.istio.plugins.module_utils._gate import Window, compact
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance, Verdict, Window, compact, judge
 
 FORMAT = 2  # 1 has windows without by_weight, and nothing of before
 MAX_BYTES = 256 * 1024
@@ -184,6 +184,12 @@ def history(look: Look, version: str) -> Counts:
     return sum(requests for requests, _bad in found), sum(bad for _requests, bad in found)
 
 
+def judge_again(evidence: Evidence, tolerance: Tolerance) -> Verdict:
+    """The verdict on all that was stored, as if the least time of the step were over."""
+    tolerance = replace(tolerance, burst=max(tolerance.burst, evidence.burst))
+    return judge(evidence.windows, tolerance, min_over=True, before=evidence.before)
+
+
 def burst_of(look: Look) -> float:
     """Attempts count Istio's two default retries as well, so one bad request can be three of them."""
     return 3.0 if any(proxy.epoch.startswith("attempts:") for proxy in look.proxies.values()) else 1.0
@@ -246,7 +252,7 @@ def loads(text: str) -> Evidence:
         data: dict[str, Any] = json.loads(text)
         if data["format"] > FORMAT:
             raise EvidenceError(f"evidence has format {data['format']}, this collection knows {FORMAT}")
-        windows = tuple(Window(*row[:7], by_weight=bool(row[7:] and row[7])) for row in data["windows"])
+        windows = tuple(Window(*row) for row in data["windows"])
         for window in windows:
             window.check()
         idle = {uid: ProxyLook("", "", 0.0, {}) for uid in data["idle"]}

@@ -47,17 +47,27 @@ little is known.
 
 from __future__ import annotations
 
-from math import ceil, exp, inf, log
+from math import ceil, inf, log
 from typing import TYPE_CHECKING
 
-from ._sequential import RateTest, RatioInterval, RatioTest, Side, log_mean, log_sum, rate_gains, upper_bound
+from ._sequential import (
+    RateTest,
+    RatioInterval,
+    RatioTest,
+    Side,
+    log_mean,
+    log_sum,
+    rate_gains,
+    requests_until,
+    upper_bound,
+)
 from ._surroundings import ALPHA_SPLIT, StableWatch, split_odds
 from ._verdict import Counts, Health, Kind, Tolerance, Verdict, Window, odds, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["Counts", "Gate", "Health", "Kind", "Tolerance", "Verdict", "Window", "compact", "judge", "requests_to_pass"]
+__all__ = ["Counts", "Gate", "Health", "Kind", "Tolerance", "Verdict", "Window", "compact", "judge"]
 
 #: Late onset: part of the stake kept back, part of it for each new step, bad requests at the limit between restarts,
 #: and how slowly what is left is spent on those. By simulation, weight 10 %, 100 requests a second, mean seconds to a
@@ -73,7 +83,7 @@ SUSPICION = log(2.0)
 BOUND_SHARE = 0.1
 
 
-class _Arms:
+class Arms:
     """Relative and absolute arm of one question, kept in step."""
 
     __slots__ = ("absolute", "relative", "side", "stood_in")
@@ -84,9 +94,9 @@ class _Arms:
         self.absolute = RateTest(tolerance.floor, side, tolerance.burst, held)
         self.stood_in = False
 
-    def copy(self) -> _Arms:
+    def copy(self) -> Arms:
         """An independent copy."""
-        other = _Arms.__new__(_Arms)
+        other = Arms.__new__(Arms)
         other.side, other.stood_in = self.side, self.stood_in
         other.relative, other.absolute = self.relative.copy(), self.absolute.copy()
         return other
@@ -111,6 +121,11 @@ class _Arms:
             relative.lose(lead - LEAD)
         elif -lead > LEAD:
             absolute.lose(-lead - LEAD)
+
+    def until_mean(self, relative: Sequence[float], absolute: Sequence[float], alpha: float) -> int | None:
+        """Requests until the mean of both is 1/alpha, each request bringing these gains; None: never."""
+        bets = [b - log(2.0) for b in self.relative.stake.bets + self.absolute.stake.bets]
+        return requests_until(bets, [*relative, *absolute], -log(alpha))
 
     def restart(self, share: float) -> None:
         """Bet `share` of what both hold back."""
@@ -160,7 +175,7 @@ class Gate:
         self._follow = _Follow()
         self._record = [0, 0]  # stable's requests and bad requests while it had traffic
         self._bound_of, self._bound = (0, 0), 1.0  # and the upper bound of its rate
-        self._fail = _Arms(tolerance, "worse", HELD)
+        self._fail = Arms(tolerance, "worse", HELD)
         self._past = RatioInterval(tolerance.burst)
         self._peak = 0.0
         self._canaries = 0  # canary requests of the release
@@ -176,7 +191,7 @@ class Gate:
 
     def _fresh_step(self) -> None:
         self._counts = self._split = Counts()  # of the split: those windows that were split by weight
-        self._pass = _Arms(self.tolerance, "better", 0.0)
+        self._pass = Arms(self.tolerance, "better", 0.0)
         self._interval = RatioInterval(self.tolerance.burst)
 
     def begin_step(self, step: int, weight: int) -> None:
@@ -282,12 +297,12 @@ class Gate:
         e_fail = self._peak if self.proven else min(fail.relative.log_e, fail.absolute.log_e)
         return e_fail, log_mean(good.relative.log_e, good.absolute.log_e)
 
-    def _good(self) -> _Arms:
+    def _good(self) -> Arms:
         if self._begun != (self.step, self.weight):
-            return _Arms(self.tolerance, "better", 0.0)
+            return Arms(self.tolerance, "better", 0.0)
         return self._now(self._pass)
 
-    def _now(self, arms: _Arms) -> _Arms:
+    def _now(self, arms: Arms) -> Arms:
         """The arms with what is pending, which stays pending: asking changes nothing."""
         if self._pending:
             arms = arms.copy()
@@ -373,7 +388,7 @@ class Gate:
         every = self._split.n_c + self._split.n_b
         return f"the canary has {percent(share)} of {every:,} requests at a weight of {self.weight} %, {odds(e_split)}"
 
-    def _more(self, good: _Arms) -> int | None:
+    def _more(self, good: Arms) -> int | None:
         """Canary requests still needed for a pass if the rates of this step go on."""
         c = self.counts
         if c.n_c == 0:
@@ -387,44 +402,7 @@ class Gate:
             relative = good.relative.gains(1, bad_c, stable, bad_b)
         else:
             relative = [0.0] * len(good.relative.stake.bets)
-        return _requests(good, relative, good.absolute.gains(1, bad_c), self.tolerance.alpha_pass)
-
-
-def _requests(arms: _Arms, relative: list[float], absolute: list[float], alpha: float) -> int | None:
-    """Canary requests until the mean of both arms is 1/alpha, each request bringing these gains; None: never."""
-    bets = [b - log(2.0) for b in arms.relative.stake.bets + arms.absolute.stake.bets]
-    gains, goal = relative + absolute, -log(alpha)
-    # Where one bet alone is enough, all together are. The sum is convex, so Newton comes down from there to where it
-    # reaches the goal.
-    n = min(((goal - b) / g for b, g in zip(bets, gains, strict=True) if g > 0.0), default=inf)
-    for _unused in range(100):
-        if n > 1e9:
-            return None
-        values = [b + n * g for b, g in zip(bets, gains, strict=True)]
-        total = log_sum(values)
-        slope = sum(g * exp(v - total) for g, v in zip(gains, values, strict=True))
-        step = (total - goal) / slope
-        n -= step
-        if step < 0.01:
-            break
-    return max(ceil(n - 0.01), 1)
-
-
-def requests_to_pass(
-    tolerance: Tolerance, rate_canary: float = 0.0, rate_stable: float = 0.0, weight: int = 10
-) -> int | None:
-    """About how many canary requests a step at `weight` percent (1..99) takes to pass at these rates (0..1).
-
-    From the expected gain of each request, so about half of all steps take longer; exact without errors. None: at these
-    rates there is no pass.
-    """
-    tolerance.check()
-    if not 1 <= weight <= 99:
-        raise ValueError(f"weight: expected 1 to 99, got {weight}")
-    arms = _Arms(tolerance, "better", 0.0)
-    stable = (100 - weight) / weight
-    relative = arms.relative.gains(1, rate_canary, stable, stable * rate_stable)
-    return _requests(arms, relative, arms.absolute.gains(1, rate_canary), tolerance.alpha_pass)
+        return good.until_mean(relative, good.absolute.gains(1, bad_c), self.tolerance.alpha_pass)
 
 
 def judge(

@@ -6,12 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, Look, covered, difference
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
+    Coverage,
+    Look,
+    burst_of,
+    covered,
+    difference,
+    history,
+    judge_again,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._find import NoRouteObject
-from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict, judge, requests_to_pass
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import SILENT, Proxy
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._patches import follow_patch, patch_for, token_of
@@ -28,14 +36,17 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     require_clients,
     resolve,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._planner import regressions, requests_to_pass
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
     PROGRESSING,
     PROMOTED,
     Record,
+    Step,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._routes import apply_patch
+from ansible_collections.progressive.istio.plugins.module_utils._verdict import percent
 from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
 
 RATE_SECONDS = 2.0
@@ -80,16 +91,16 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
             text += (
                 f"; with {len(findings)} warning{'s' if len(findings) > 1 else ''} of what may not follow the weights"
             )
-    rate, proxies = _rate(world, look)
+    traffic = _traffic(world, look, record.stable.name)
     return {
         "phase": "planned",
         "changed": bool(writes),
         "msg": text,
         "release_id": record.id,
-        "requests_per_second": round(rate, 1),
-        "client_proxies": proxies,
+        "requests_per_second": round(traffic.rate, 1),
+        "client_proxies": traffic.proxies,
         "findings": _findings(findings),
-        "plan": [_line(state, want, written, rate) for written in writes],
+        "plan": [_line(state, want, written, traffic) for written in writes],
         "diff": _diff(state, writes[0]) if writes else {},
     }
 
@@ -104,15 +115,56 @@ def _findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     return [{"refuse": finding.refuse, "text": finding.text} for finding in findings]
 
 
-def _rate(world: LiveWorld, before: Look) -> tuple[float, int]:
-    """(requests per second to all versions, proxies read), between two looks."""
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Requests a second to all versions, proxies read, stable's rate of bad ones (0..1), counts that one makes."""
+
+    rate: float
+    proxies: int
+    bad: float
+    burst: float
+
+
+def _traffic(world: LiveWorld, before: Look, stable: str) -> Traffic:
+    """Between two looks; how stable is, by all that its clients' proxies have counted."""
     world.sleep(RATE_SECONDS)
     after = world.look()
     requests = sum(n for n, _bad in difference(before, after, before.time).values())
-    return requests / max(after.time - before.time, 0.1), len(after.proxies)
+    every, bad = history(after, stable)
+    rate = requests / max(after.time - before.time, 0.1)
+    return Traffic(rate, len(after.proxies), bad / every if every else 0.0, burst_of(after))
 
 
-def _line(state: State, want: Want, record: Record, rate: float) -> dict[str, Any]:
+def _forecast(want: Want, step: Step, traffic: Traffic) -> dict[str, Any]:
+    """What a step takes to pass a canary that is like stable, and to find a worse one, at the present traffic."""
+    tolerance = replace(want.tolerance, burst=max(want.tolerance.burst, traffic.burst))
+    weight, least = min(step.judged, 99), step.min_seconds
+    needed = requests_to_pass(tolerance, traffic.bad, traffic.bad, weight)
+    like = f"with {percent(traffic.bad)} bad, as stable has" if traffic.bad else "without an error"
+    said = f"{step.title}: at least {least} s and {'' if needed is None else f'{needed:,} '}"
+    if not (step.weight or step.mirror):
+        text = f"{said}requests of the cohort {like}"
+        return {"canary_requests_to_pass": needed, "seconds": None, "catches": [], "text": text}
+    pace = traffic.rate * step.judged / 100
+    seconds = needed / pace if needed and pace else None
+    worse = regressions(tolerance, traffic.bad, weight)
+    text = f"{said}canary requests {like}, "
+    if seconds is None:
+        text += f"but {'there is no traffic' if needed else 'that is too many'}: this step cannot pass"
+    else:
+        text += f"about {max(least, seconds):.0f} s at {traffic.rate:.0f} requests a second; finds "
+        text += ", ".join(one.say(pace) for one in worse)
+        if seconds > want.max_wait:
+            text += f"; more than max_wait ({want.max_wait:.0f} s): this step cannot pass"
+    return {
+        "canary_requests_to_pass": needed,
+        "seconds": None if seconds is None else round(max(least, seconds)),
+        "catches": [{"rate": one.rate, "within": one.within, "canary_requests": one.requests} for one in worse],
+        "text": text,
+    }
+
+
+def _line(state: State, want: Want, record: Record, traffic: Traffic) -> dict[str, Any]:
     token = token_of(state)
     line: dict[str, Any] = {
         "step": record.step + 1,
@@ -123,22 +175,7 @@ def _line(state: State, want: Want, record: Record, rate: float) -> dict[str, An
     if state.others:
         line["others"] = {other.where: visible(follow_patch(token_of(other), record)) for other in state.others}
     if record.phase == PROGRESSING:
-        step = record.steps[record.step]
-        needed = requests_to_pass(want.tolerance, weight=min(step.judged, 99)) or 0
-        seconds = needed / (rate * step.judged / 100) if rate else None
-        least = step.min_seconds
-        line["canary_requests_to_pass"] = needed
-        line["seconds"] = None if seconds is None else round(max(least, seconds))
-        line["text"] = f"{step.title}: at least {least} s and {needed:,} canary requests without an error, " + (
-            f"about {max(least, seconds):.0f} s at {rate:.0f} requests a second"
-            if seconds is not None
-            else "but there is no traffic: this step cannot pass"
-        )
-        if not (step.weight or step.mirror):
-            line["seconds"] = seconds = None
-            line["text"] = f"{step.title}: at least {least} s and {needed:,} requests of the cohort without an error"
-        if seconds is not None and seconds > want.max_wait:
-            line["text"] += f"; more than max_wait ({want.max_wait:.0f} s): this step cannot pass"
+        line |= _forecast(want, record.steps[record.step], traffic)
     else:
         line["text"] = f"then {record.phase}"
     return line
@@ -188,7 +225,7 @@ def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
     programmed = world.programmed(state)
     evidence = world.load_evidence()
     mine = evidence if evidence and record and evidence.release == record.id else None
-    verdict = judge(mine.windows, want.tolerance, min_over=True) if mine and mine.windows else None
+    verdict = judge_again(mine, want.tolerance) if mine and mine.windows else None
     return {
         "exists": record is not None,
         "routed": True,

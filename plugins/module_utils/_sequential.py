@@ -33,7 +33,7 @@ points, Shin, Ramdas, Rinaldo, "E-detectors", NEJSDS 2023). `Stake` holds both p
 from __future__ import annotations
 
 from copy import copy
-from math import exp, inf, lgamma, log, log1p
+from math import ceil, exp, inf, lgamma, log, log1p
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -195,6 +195,24 @@ class RateTest:
     def log_e(self) -> float:
         """The logarithm ln E."""
         return self.stake.log_e
+
+
+def requests_until(bets: Sequence[float], gains: Sequence[float], goal: float) -> int | None:
+    """Requests n until ln sum of exp(bets + n gains) is the goal; None: never."""
+    # Where one bet alone is enough, all together are. The sum is convex, so Newton comes down from there to where it
+    # reaches the goal.
+    n = min(((goal - b) / g for b, g in zip(bets, gains, strict=True) if g > 0.0), default=inf)
+    for _unused in range(100):
+        if n > 1e9:
+            return None
+        values = [b + n * g for b, g in zip(bets, gains, strict=True)]
+        total = log_sum(values)
+        slope = sum(g * exp(v - total) for g, v in zip(gains, values, strict=True))
+        step = (total - goal) / slope
+        n -= step
+        if step < 0.01:
+            break
+    return max(ceil(n - 0.01), 1)
 
 
 def _log_beta(a: float, b: float) -> float:

@@ -122,13 +122,11 @@ details:
   type: dict
 """
 
-from dataclasses import replace
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
 from ansible_collections.progressive.istio.plugins.module_utils._find import stored_evidence
-from ansible_collections.progressive.istio.plugins.module_utils._gate import Window, judge
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance, Verdict, Window, judge
 from ansible_collections.progressive.istio.plugins.module_utils._module import (
     ANALYSIS_SPEC,
     connect,
@@ -140,25 +138,22 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import Rel
 GATE_OPTIONS = ("tolerance_ratio", "tolerance_floor", "alpha_fail", "alpha_pass", "slo")
 
 
-def seen(module: AnsibleModule) -> tuple[tuple[Window, ...], float, _evidence.Counts]:
-    """What is to be judged, given or stored: windows, counts that one bad request may make, stable's counts before.
-
-    Raises ReleaseError.
-    """
+def verdict_of(module: AnsibleModule, limits: Tolerance) -> Verdict:
+    """On the windows that are given, or on what is stored. Raises ReleaseError and EvidenceError."""
     if module.params["windows"] is None:
         evidence = stored_evidence(connect(module), module.params["namespace"], module.params["name"])
         if evidence is None:
             raise ReleaseError(
                 f"no release of {module.params['namespace']}/{module.params['name']} has stored evidence"
             )
-        return evidence.windows, evidence.burst, evidence.before
+        return _evidence.judge_again(evidence, limits)
     windows = tuple(Window(**given) for given in module.params["windows"])
     for number, window in enumerate(windows, 1):
         try:
             window.check()
         except ValueError as error:
             raise ReleaseError(f"windows[{number}]: {error}") from None
-    return windows, 1.0, (0, 0)
+    return judge(windows, limits, min_over=True)
 
 
 def main() -> None:
@@ -193,8 +188,7 @@ def main() -> None:
         analysis = module.params["analysis"] or {}
         limits = tolerance({name: analysis.get(name, ANALYSIS_SPEC[name].get("default")) for name in GATE_OPTIONS})
         try:
-            windows, burst, before = seen(module)
-            verdict = judge(windows, replace(limits, burst=burst), min_over=True, before=before)
+            verdict = verdict_of(module, limits)
         except _evidence.EvidenceError as error:
             raise ReleaseError(str(error)) from None
         module.exit_json(

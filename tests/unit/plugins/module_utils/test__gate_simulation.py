@@ -15,7 +15,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._gate import (
     Tolerance,
     Verdict,
     judge,
-    requests_to_pass,
 )
 from ansible_collections.progressive.istio.tests.unit.plugins.module_utils.gate_traffic import (
     T,
@@ -234,21 +233,7 @@ def test_healthy_service_with_errors_is_promoted() -> None:
             assert v.kind == "pass", (seed, weight, v.reason)
 
 
-# ---------------------------------------------------------------- planner, speed
-
-
-def test_requests_to_pass() -> None:
-    assert requests_to_pass(T) == 850
-    assert requests_to_pass(replace(T, floor=0.01)) == 424
-    assert requests_to_pass(replace(T, alpha_pass=0.01)) > 850  # type: ignore[operator]
-    assert requests_to_pass(replace(T, burst=3.0)) == pytest.approx(3 * 850, abs=3)
-    assert requests_to_pass(T, 0.02, 0.0) is None
-    assert requests_to_pass(T, 0.01, 0.0) is None
-    like = requests_to_pass(T, 0.01, 0.01, weight=10)
-    assert like is not None
-    assert 6000 < like < 10_000
-    with pytest.raises(ValueError, match=r"^weight: expected 1 to 99, got 100$"):
-        requests_to_pass(T, weight=100)
+# ---------------------------------------------------------------- estimate, speed
 
 
 def test_the_estimate_is_what_comes() -> None:

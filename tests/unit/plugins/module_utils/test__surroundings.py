@@ -64,22 +64,19 @@ def test_retries_are_no_contradiction() -> None:
 def test_stable_is_bad_while_it_is_worse_than_before() -> None:
     watch, traffic = StableWatch(T, GOOD), Traffic(1)
     assert watch.limit == T.floor
-    for _unused in range(3600):
-        watch.observe(90, traffic.count(90, 0.001))
-    assert not watch.bad
-    seconds = 0
-    while not watch.bad:
-        watch.observe(90, traffic.count(90, 0.2))
-        seconds += 1
-    assert seconds <= 5
-    for _unused in range(60):
-        watch.observe(90, traffic.count(90, 0.2))
-    assert watch.bad
-    seconds = 0
-    while watch.bad:
-        watch.observe(90, traffic.count(90, 0.001))
-        seconds += 1
-    assert 5 <= seconds <= 60, "over, when it is proven that it is over"
+
+    def bad_after(rate: float, seconds: int) -> list[bool]:
+        found = []
+        for _unused in range(seconds):
+            watch.observe(90, traffic.count(90, rate))
+            found.append(watch.bad)
+        return found
+
+    assert not any(bad_after(0.001, 3600))
+    assert all(bad_after(0.2, 60)[5:])
+    later = bad_after(0.001, 120)
+    assert all(later[:5]), "over, when it is proven that it is over"
+    assert not any(later[60:])
 
 
 def test_what_stable_has_always_been_like_is_no_news() -> None:
