@@ -204,6 +204,14 @@ def totals(evidence: Evidence | None) -> str:
     )
 
 
+def damage(evidence: Evidence | None) -> str:
+    """What the canary's failures have cost: from the window of the first bad answer to the last look."""
+    windows = evidence.windows if evidence else ()
+    first = next((number for number, w in enumerate(windows) if w.x_c), len(windows))
+    bad, seconds = sum(w.x_c for w in windows[first:]), sum(w.seconds for w in windows[first:])
+    return f"{bad:,} bad answers of the canary, {seconds:.1f} s from the first of them to weight 0" if bad else ""
+
+
 def dumps(evidence: Evidence) -> str:
     """JSON for the ConfigMap, at most MAX_BYTES: proxies that never counted a request are left out first."""
     look = evidence.look

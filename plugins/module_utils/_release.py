@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import totals
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import damage, totals
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Adopt,
@@ -345,6 +345,8 @@ class Release:
         if answer.lagging:
             self.say(f"ABORTED  still with the old weight: {'; '.join(answer.lagging[:5])}")
         self.watch.close_window(ended)  # until weight 0 was reached, so that the evidence holds every failed answer
+        if cost := damage(self.watch.evidence):
+            self.say(f"ABORTED  {cost}")
         self.watch.save(force=True)
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self._outcome(ABORTED, text, failed=not asked_for, record=ended)

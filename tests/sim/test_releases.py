@@ -72,6 +72,16 @@ def test_broken_is_taken_back_and_refused(rate: float, most_failed: int) -> None
     assert mended.phase == "promoted"
 
 
+def test_it_is_said_what_a_broken_version_has_cost() -> None:
+    mesh = Mesh(3, steady(1.0), steady(0.0))
+    runner = Runner(mesh)
+    runner.run(WANT)
+    told = [re.search(r"ABORTED  (\d+) bad answers of the canary, (\d+\.\d) s from", line) for line in runner.said]
+    (cost,) = filter(None, told)
+    assert int(cost[1]) == mesh.served["v2"][1]
+    assert float(cost[2]) < 5
+
+
 def test_retry_releases_a_rejected_version_again() -> None:
     mesh = Mesh(3, steady(1.0), steady(0.0))
     Runner(mesh).run(WANT)
