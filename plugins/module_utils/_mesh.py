@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, TypeVar
 
 from ansible_collections.progressive.istio.plugins.module_utils import _proxies, _stats
@@ -26,6 +25,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     VersionPod,
     namespace_of,
     proxy_kind,
+    seconds_of,
     stays,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._routes import Object, Route
@@ -79,7 +79,7 @@ def proxy_of(pod: Mapping[str, Any]) -> Proxy | None:
     container = next((c for c in containers if c["name"] == CONTAINER), None)
     if container is None or "running" not in (container.get("state") or {}):
         return None
-    born = datetime.fromisoformat(str(meta["creationTimestamp"]).replace("Z", "+00:00")).timestamp()
+    born = seconds_of(str(meta["creationTimestamp"]))
     ready = bool(container.get("ready")) and not meta.get("deletionTimestamp")
     epoch, gateway = str(container.get("restartCount", 0)), proxy_kind(pod) == "router"
     return Proxy(meta["uid"], meta["namespace"], meta["name"], epoch, born, ready, gateway)

@@ -8,11 +8,12 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from ansible_collections.progressive.istio.plugins.module_utils import _record
-from ansible_collections.progressive.istio.plugins.module_utils._plan import Workload
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Crash, Workload
 from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, Record, Version
 from ansible_collections.progressive.istio.plugins.module_utils._routes import Object, full_host
 
@@ -175,10 +176,28 @@ def workloads(service: Service, pods: Sequence[Object]) -> dict[str, Workload]:
             for pod in mine
         )
         meshed = not mine or any(proxy_kind(pod) for pod in mine)
-        found[name] = Workload(
-            Version(name, hashes[-1] if hashes else ""), len(mine), ready, len(set(hashes)) > 1, meshed
-        )
+        version = Version(name, hashes[-1] if hashes else "")
+        crashes = tuple(crash for pod in mine for crash in _crashes(pod))
+        found[name] = Workload(version, len(mine), ready, len(set(hashes)) > 1, meshed, crashes)
     return found
+
+
+def _crashes(pod: Object) -> Iterator[Crash]:
+    """By its containers but the proxy. An eviction, a drained node or a missing image is none of them."""
+    for status in pod["status"].get("containerStatuses") or []:
+        state, last = status.get("state") or {}, status.get("lastState") or {}
+        ended = state.get("terminated") or last.get("terminated") or {}
+        why = "OOMKilled" if ended.get("reason") == "OOMKilled" else (state.get("waiting") or {}).get("reason")
+        if status["name"] != CONTAINER and why in ("OOMKilled", "CrashLoopBackOff") and ended.get("finishedAt"):
+            code = "" if why == "OOMKilled" else f", exit code {ended.get('exitCode')}"
+            times = status.get("restartCount", 0)
+            text = f"{pod['metadata']['name']} {why} ({status['name']}{code}, {times} restarts)"
+            yield Crash(seconds_of(ended["finishedAt"]), text)
+
+
+def seconds_of(timestamp: str) -> float:
+    """A time of the API, in seconds since the epoch."""
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
 
 
 def _template_hash(pod: Object) -> str:

@@ -57,6 +57,14 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
+class Crash:
+    """A pod whose app crashes again and again, or was killed as it took too much memory: when last, and in words."""
+
+    at: float  # seconds since the epoch
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """The pods of one version. ``mixed``: they come from more than one pod template (a rollout is under way).
 
@@ -68,6 +76,11 @@ class Workload:
     ready: int
     mixed: bool = False
     meshed: bool = True
+    crashes: tuple[Crash, ...] = ()
+
+    def crashed_since(self, time: float) -> tuple[str, ...]:
+        """Those of its crashes that were not before, in words."""
+        return tuple(crash.text for crash in self.crashes if crash.at >= time)
 
 
 @dataclass(frozen=True, slots=True)

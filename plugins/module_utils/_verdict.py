@@ -74,20 +74,20 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Pods, as Kubernetes sees them. `crashing`: in a crash loop or killed for memory, since the release began.
+    """Pods, as Kubernetes sees them. `crashing`: those that are in a crash loop, or were killed for memory, in words.
 
-    Do not count what the cluster did to them: evictions, drained nodes, images that could not be pulled.
+    Not what the cluster did to them: evictions, drained nodes, images that could not be pulled.
     """
 
     canary_ready: int
     stable_ready: int
-    canary_crashing: int = 0
-    stable_crashing: int = 0
+    canary_crashing: tuple[str, ...] = ()
+    stable_crashing: tuple[str, ...] = ()
 
     def failure(self, weight: int) -> str:
         """What condemns the canary without statistics; empty if nothing does, or if stable has the same."""
-        if self.canary_crashing > 0 and self.stable_crashing == 0:
-            return f"{self.canary_crashing} of the canary's pods crash again and again or run out of memory"
+        if self.canary_crashing and not self.stable_crashing:
+            return f"the canary's pods crash, and stable's do not: {'; '.join(self.canary_crashing[:3])}"
         if weight > 0 and self.canary_ready == 0 and self.stable_ready > 0:
             return f"the canary has {weight} % of the traffic and no ready pod"
         return ""

@@ -99,7 +99,12 @@ class Watch:
             settled and now - record.since >= record.present.min_seconds,
             not why,
             why,
-            Health(canary.ready, stable.ready) if dead else None,
+            Health(
+                canary.ready if dead else max(canary.ready, 1),
+                stable.ready,
+                canary.crashed_since(record.started),
+                stable.crashed_since(record.started),
+            ),
         )
         return self.verdict
 

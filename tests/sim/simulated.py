@@ -19,7 +19,14 @@ from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Shown
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
-from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, Outcome, State, Want, Workload
+from ansible_collections.progressive.istio.plugins.module_utils._plan import (
+    Crash,
+    Other,
+    Outcome,
+    State,
+    Want,
+    Workload,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Step, Version, loads
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
@@ -97,6 +104,7 @@ class Mesh:
         self.refused_until = 0.0  # until then a webhook keeps every change from the route objects
         self.findings: list[Finding] = []
         self.by_weight = True
+        self.crashes: dict[str, tuple[Crash, ...]] = {}
         self.detour = 0.0  # this part of the requests of the stable version goes to the canary all the same
         self.endpoints_at: dict[str, float] = {}  # when the proxies learn of a version's endpoints
 
@@ -227,7 +235,9 @@ class Runner:
             )
             for k in keys
         )
-        versions = {n: Workload(Version(n, m.hashes[n]), m.ready[n], m.ready[n]) for n in m.hashes}
+        versions = {
+            n: Workload(Version(n, m.hashes[n]), m.ready[n], m.ready[n], crashes=m.crashes.get(n, ())) for n in m.hashes
+        }
         return State(
             "VirtualService ns/app",
             "Service ns/app",

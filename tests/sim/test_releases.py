@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._objects import refusal, warning
-from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, ReleaseError, Want
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Crash, Outcome, ReleaseError, Want
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Orphaned, Stopped
 from ansible_collections.progressive.istio.plugins.module_utils._record import Step
 from ansible_collections.progressive.istio.tests.sim.simulated import (
@@ -271,6 +271,17 @@ def test_a_canary_that_gets_nothing_although_the_proxies_have_its_weight_is_take
         outcome = Runner(mesh).run(WANT)
         assert outcome.phase == "aborted"
         assert re.search(f"ROUTING  the canary has {share} of .*; it gets nothing now", outcome.text)
+
+
+def test_a_canary_that_crashes_is_taken_back_unless_stable_does_or_it_was_before() -> None:
+    for seconds, also, phase in ((1.0, (), "aborted"), (1.0, ("v1",), "promoted"), (-1.0, (), "promoted")):
+        mesh = Mesh(17, steady(0.0), steady(0.0))
+        crash = Crash(mesh.time + seconds, "v2-0 CrashLoopBackOff (app, exit code 1, 3 restarts)")
+        mesh.crashes = dict.fromkeys(("v2", *also), (crash,))
+        outcome = Runner(mesh).run(WANT)
+        check_end(mesh, outcome)
+        assert outcome.phase == phase
+        assert ("stable's do not: v2-0 CrashLoopBackOff" in outcome.text) == (phase == "aborted")
 
 
 def test_abort_on_request_ends_green_and_twice_is_once() -> None:

@@ -149,11 +149,11 @@ def test_evidence_for_a_failure_is_summed_over_the_steps() -> None:
     ("health", "weight", "reason"),
     [
         (Health(0, 2), 10, "the canary has 10 % of the traffic and no ready pod"),
-        (Health(1, 2, 1, 0), 10, "1 of the canary's pods crash again and again or run out of memory"),
-        (Health(0, 2, 1, 0), 0, "1 of the canary's pods crash again and again or run out of memory"),
+        (Health(1, 2, ("p OOMKilled",)), 10, "the canary's pods crash, and stable's do not: p OOMKilled"),
+        (Health(0, 2, ("p OOMKilled",)), 0, "the canary's pods crash, and stable's do not: p OOMKilled"),
         (Health(0, 2), 0, ""),
         (Health(0, 0), 10, ""),
-        (Health(1, 2, 1, 1), 10, ""),
+        (Health(1, 2, ("p",), ("q",)), 10, ""),
         (Health(1, 0), 10, ""),
     ],
 )

@@ -54,6 +54,35 @@ def pod(kind: str = "app", **changes: Any) -> dict[str, Any]:
     return found
 
 
+def crashed(reason: str, waiting: str = "", name: str = "app", ended: str = "lastState") -> dict[str, Any]:
+    """A pod with one more container that was terminated so."""
+    found = pod()
+    terminated = {"terminated": {"reason": reason, "exitCode": 137, "finishedAt": "2026-11-23T15:00:00Z"}}
+    state = {"waiting": {"reason": waiting}} if waiting else {"running": {}}
+    status = {"name": name, "restartCount": 3, "state": state, "lastState": {}, ended: terminated}
+    found["status"]["containerStatuses"] = [*(found["status"].get("containerStatuses") or []), status]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (pod(), ""),
+        (crashed("Error"), ""),
+        (crashed("Error", "CrashLoopBackOff"), "CrashLoopBackOff (app, exit code 137, 3 restarts)"),
+        (crashed("OOMKilled"), "OOMKilled (app, 3 restarts)"),
+        (crashed("OOMKilled", ended="state"), "OOMKilled (app, 3 restarts)"),
+        (crashed("OOMKilled", name="istio-proxy"), ""),
+        (crashed("Error", "ImagePullBackOff"), ""),
+        (crashed("ContainerStatusUnknown"), ""),
+    ],
+)
+def test_a_pod_that_crashes_is_told_from_one_that_the_cluster_has_ended(found: dict[str, Any], text: str) -> None:
+    crashes = next(one for one in workloads(SERVICE, [found]).values() if one.pods).crashes
+    assert [crash.text for crash in crashes] == ([f"{found['metadata']['name']} {text}"] if text else [])
+    assert all(crash.at == 1_795_446_000 for crash in crashes)
+
+
 def test_the_pods_of_the_versions_and_their_ports() -> None:
     obj = {
         "metadata": {"name": "app-1", "namespace": "namespace-1"},
