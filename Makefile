@@ -4,7 +4,7 @@
 CHECK := tests/env/check
 GROUPS := lint types repo unit sim sanity collection molecule long
 
-.PHONY: help env lab demo demo-down test soak bench docs $(GROUPS)
+.PHONY: help env lab demo demo-down test soak bench bench-gate docs $(GROUPS)
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ soak: ## Repeated releases under load, hours; writes dated result files. Some of
 bench: ## What the modules cost, against kubernetes.core; what proxies cost, and many services at once
 	@tests/bench/run
 	@tests/bench/run programmed
+
+bench-gate: ## How often the gate errs and how soon it decides, simulated, beside Flagger's and Argo Rollouts' rules
+	@tests/bench/run gate $(ARGS)
 
 docs: ## The reference of modules and roles, as files under the cache
 	@tests/env/check --reference
