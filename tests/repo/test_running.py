@@ -9,6 +9,7 @@ import os
 import time
 from pathlib import Path
 
+import checks
 import pytest
 from running import Failed, Log, Runner, Step, table
 
@@ -102,3 +103,15 @@ def test_the_closing_line_adds_up(runner: Runner) -> None:
 def test_after_a_stop_nothing_is_started(runner: Runner) -> None:
     runner.commands.stop()
     assert runner.one(shell("echo one")).message == "interrupted"
+
+
+@pytest.mark.parametrize("chosen", [{"molecule"}, {"long"}, {"molecule", "long"}])
+def test_no_two_scenarios_install_istio_at_once(chosen: set[str]) -> None:
+    """Whichever groups are chosen, one scenario alone goes before all others that need Istio."""
+    steps = [step for step in checks.all_steps() if step.group in chosen and step.name.startswith("molecule/")]
+    names = {step.name for step in steps}
+    waits = {step.name: names & set(step.after) for step in steps}
+    done = names & {"molecule/mesh"}  # begins and ends without Istio
+    first = [name for name in names - done if waits[name] <= done]
+    assert len(first) == 1
+    assert {name for name in names - done if waits[name] <= done | set(first)} > set(first)
