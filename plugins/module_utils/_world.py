@@ -325,7 +325,7 @@ class LiveWorld:
 
     def by_weight(self, state: State) -> bool:
         record = state.record
-        if record is None:
+        if record is None or self.kind != "VirtualService":  # a Service of one version may be called directly
             return False
         names = {record.stable.name, record.canary.name}
         if any(weight for name, weight in state.weights.items() if name not in names):
