@@ -17,6 +17,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._reach import (
     exported,
     host_of,
     reach,
+    routed_elsewhere,
     unresolved,
 )
 
@@ -447,3 +448,31 @@ def test_a_gateway_needs_the_subsets_too() -> None:
 def test_a_version_is_what_its_subset_selects() -> None:
     assert CLEAN.version_pods().keys() == SUBSETS.keys()
     assert [found["metadata"]["name"] for found in CLEAN.version_pods()["v2"]] == [version("v2")["metadata"]["name"]]
+
+
+# ---------------------------------------------------------------- who splits the requests
+
+
+KEYS = {f"v1|{HOST}", f"v2|{HOST}"}
+MIRRORED = {**route("v3"), "mirrors": [{"destination": {"host": "app-1", "subset": "v2"}, "percentage": {"value": 1}}]}
+
+
+@pytest.mark.parametrize(
+    ("another", "elsewhere"),
+    [
+        ([], False),
+        ([virtual_service("edge", http=[route("v2")])], True),
+        ([virtual_service("edge", "web", http=[route("v1", host=HOST)])], True),
+        ([virtual_service("edge", "web", http=[route("v1", host="app-1")])], False),  # a Service of that namespace
+        ([virtual_service("edge", http=[route("v3", "v2")])], False),  # with a weight of 0
+        ([virtual_service("edge", http=[route("v3")])], False),
+        ([virtual_service("edge", http=[MIRRORED])], True),
+        ([virtual_service("edge", http=[], tcp=[route("v1")])], True),
+        ([virtual_service("root", http=[{"delegate": {"name": "app-1"}}])], False),
+    ],
+)
+def test_what_else_sends_requests_to_the_versions(another: list[dict[str, Any]], elsewhere: bool) -> None:
+    moved = {ROUTE: ("http", 0)}
+    assert routed_elsewhere([virtual_service("app-1"), *another], moved, KEYS) == elsewhere
+    two = virtual_service("app-1", http=[route("v1", "v2"), route("v1")])
+    assert routed_elsewhere([two], moved, KEYS), "another route of the same object"
