@@ -29,7 +29,7 @@ def bad(share: int, rate: int = 100) -> Callable[[int], Counts]:
 
 def test_a_binomial_has_its_mean_and_variance() -> None:
     rng = random.Random(1)
-    drawn = [gate.hits(rng, 100, 0.03) for _ in range(20_000)]
+    drawn = [gate.hits(rng, 100, 0.03) for _unused in range(20_000)]
     mean = sum(drawn) / len(drawn)
     variance = sum((x - mean) ** 2 for x in drawn) / len(drawn)
     assert mean == pytest.approx(3.0, abs=0.06)  # five standard errors
