@@ -183,15 +183,19 @@ def workloads(service: Service, pods: Sequence[Object]) -> dict[str, Workload]:
 
 
 def _crashes(pod: Object) -> Iterator[Crash]:
-    """By its containers but the proxy. An eviction, a drained node or a missing image is none of them."""
+    """By its containers but the proxy. An eviction, a drained node or a missing image is none of them.
+
+    Two ends in a row are a loop as well: kubelet may say ``CrashLoopBackOff`` only after half a minute.
+    """
     for status in pod["status"].get("containerStatuses") or []:
-        state, last = status.get("state") or {}, status.get("lastState") or {}
-        ended = state.get("terminated") or last.get("terminated") or {}
-        why = "OOMKilled" if ended.get("reason") == "OOMKilled" else (state.get("waiting") or {}).get("reason")
-        if status["name"] != CONTAINER and why in ("OOMKilled", "CrashLoopBackOff") and ended.get("finishedAt"):
-            code = "" if why == "OOMKilled" else f", exit code {ended.get('exitCode')}"
-            times = status.get("restartCount", 0)
-            text = f"{pod['metadata']['name']} {why} ({status['name']}{code}, {times} restarts)"
+        state, before = status.get("state") or {}, (status.get("lastState") or {}).get("terminated") or {}
+        now = state.get("terminated") or {}
+        looping = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff" or now.get("exitCode")
+        killed = next((end for end in (now, before) if end.get("reason") == "OOMKilled"), None)
+        ended = killed or (before if looping and before.get("exitCode") else {})
+        if status["name"] != CONTAINER and ended.get("finishedAt"):
+            why = "OOMKilled" if killed else f"exit code {ended['exitCode']} again and again"
+            text = f"{pod['metadata']['name']} {why} ({status['name']}, {status.get('restartCount', 0)} restarts)"
             yield Crash(seconds_of(ended["finishedAt"]), text)
 
 

@@ -92,7 +92,9 @@ def second_of(rng: random.Random, case: Case, second: int, weight: int) -> Count
 class Rule(Protocol):
     """Decides by what it is told every second, and sets the weight."""
 
-    weight: int
+    @property
+    def weight(self) -> int:
+        """The canary's, in percent."""
 
     def take(self, second: int, counts: Counts) -> str:
         """PROMOTED, ABORTED or HELD; empty while undecided."""

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 
 import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
 from ansible_collections.progressive.istio.tests.bench import gate
 from ansible_collections.progressive.istio.tests.bench.gate import ABORTED, HELD, PROMOTED, Case, Counts
 from environment import CHECKOUT
@@ -68,7 +69,7 @@ def test_argo_rollouts_sees_nothing_in_its_first_step_and_aborts_at_the_fourth_f
 
 
 def test_our_own_rule_keeps_the_least_time_and_holds_without_a_verdict() -> None:
-    tolerance = gate.Tolerance()
+    tolerance = Tolerance()
     assert ended(gate.Ours(tolerance), bad(0)) == (PROMOTED, 240)
     kind, seconds = ended(gate.Ours(tolerance), bad(100))
     assert (kind, seconds <= 2) == (ABORTED, True)

@@ -54,12 +54,15 @@ def pod(kind: str = "app", **changes: Any) -> dict[str, Any]:
     return found
 
 
-def crashed(reason: str, waiting: str = "", name: str = "app", ended: str = "lastState") -> dict[str, Any]:
-    """A pod with one more container that was terminated so."""
+def crashed(
+    reason: str, waiting: str = "", name: str = "app", ended: str = "lastState", code: int = 137
+) -> dict[str, Any]:
+    """A pod with one more container that was terminated so: now, before, or both."""
     found = pod()
-    terminated = {"terminated": {"reason": reason, "exitCode": 137, "finishedAt": "2026-11-23T15:00:00Z"}}
+    terminated = {"terminated": {"reason": reason, "exitCode": code, "finishedAt": "2026-11-23T15:00:00Z"}}
     state = {"waiting": {"reason": waiting}} if waiting else {"running": {}}
-    status = {"name": name, "restartCount": 3, "state": state, "lastState": {}, ended: terminated}
+    ends = {place: terminated for place in ("state", "lastState") if ended in (place, "both")}
+    status = {"name": name, "restartCount": 3, "state": state, "lastState": {}, **ends}
     found["status"]["containerStatuses"] = [*(found["status"].get("containerStatuses") or []), status]
     return found
 
@@ -69,7 +72,13 @@ def crashed(reason: str, waiting: str = "", name: str = "app", ended: str = "las
     [
         (pod(), ""),
         (crashed("Error"), ""),
-        (crashed("Error", "CrashLoopBackOff"), "CrashLoopBackOff (app, exit code 137, 3 restarts)"),
+        (crashed("Error", "CrashLoopBackOff"), "exit code 137 again and again (app, 3 restarts)"),
+        (
+            crashed("Error", ended="both"),
+            "exit code 137 again and again (app, 3 restarts)",
+        ),
+        (crashed("Error", ended="state"), ""),
+        (crashed("Completed", "CrashLoopBackOff", code=0), ""),
         (crashed("OOMKilled"), "OOMKilled (app, 3 restarts)"),
         (crashed("OOMKilled", ended="state"), "OOMKilled (app, 3 restarts)"),
         (crashed("OOMKilled", name="istio-proxy"), ""),
