@@ -114,6 +114,34 @@ options:
             V(environment); nothing passes, and nobody is blamed.
           - Without it what counts is how the stable version did before the release, by its clients' proxies.
         type: float
+      latency:
+        description:
+          - Whether requests that are slower than an edge are judged, too, as errors are.
+          - Nothing is said of them where the proxies keep no histograms; a release says so when it begins.
+        type: bool
+        default: true
+      latency_edge:
+        description:
+          - The edge in milliseconds, rounded up to one of the histograms' own.
+          - V(0) chooses the first, from 100 ms, beyond which at most 0.2 % of the stable version's requests were before
+            the release; 1000 ms where less than 500 of them are known.
+        type: float
+        default: 0.0
+      latency_floor:
+        description: Below this rate of slow requests a canary is good enough, whatever the stable version does.
+        type: float
+        default: 0.01
+      warm_up:
+        description: Seconds after the release began in which slow requests do not count, as first ones are slow.
+        type: float
+        default: 10.0
+      observe:
+        description:
+          - Judge and say the verdicts, and do not follow them. Each step lasts its least time, then the next one comes.
+          - It is recorded when a release begins, and holds until its end. A weight that proxies do not run, a canary
+            that changes in the middle, and what somebody else does to the weights still end it.
+        type: bool
+        default: false
       min_coverage:
         description:
           - Nothing passes while less than this share (0..1) of the requests that the versions served in the step were

@@ -1,12 +1,7 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From the counters of many proxies to the four integers of a window, and how evidence is kept. Private.
-
-Pure. Counters are cumulative, belong to one proxy process, and come and go with pods and hosts; so differences are
-taken per proxy and per series, and only then added up. Adding up first would turn a host that leaves (its counter
-vanishes) and comes back into requests that are counted again.
-"""
+"""What a release has seen, window by window, how that is kept, and the verdict on it. Private, pure."""
 
 from __future__ import annotations
 
@@ -15,96 +10,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
-from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance, Verdict, Window, compact, judge
+from ansible_collections.progressive.istio.plugins.module_utils._gate import compact
+from ansible_collections.progressive.istio.plugins.module_utils._looks import (
+    Counts,
+    Look,
+    ProxyLook,
+    by_version,
+    differences,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._metrics import CODES, HOSTS, tolerances, words
+from ansible_collections.progressive.istio.plugins.module_utils._panel import Panel
+from ansible_collections.progressive.istio.plugins.module_utils._verdict import Tolerance, Verdict, Window
 
-FORMAT = 2  # 1 has windows without by_weight, and nothing of before
+FORMAT = 3  # 2 knows errors only; 1 has windows without by_weight, and nothing of before
 MAX_BYTES = 256 * 1024
 LONG_SECONDS = 5.0  # between two looks: no run was at it
 ENOUGH_SERVED = 30
 
-Counts = tuple[int, int]  # requests, bad requests
-
 
 class EvidenceError(ValueError):
     """Stored evidence cannot be used; the text is one line for a person."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyLook:
-    """What one proxy counted since its process began.
-
-    ``epoch`` is ``unit:process``: requests, attempts, or idle where nothing was counted yet (Envoy makes its cluster
-    counters with the first request), and what changes with the process (its restart count).
-    ``born`` is the pod's creation by the API server's clock, in seconds. ``series`` maps ``version`` or
-    ``version@host`` to cumulative counts.
-    """
-
-    name: str
-    epoch: str
-    born: float
-    series: Mapping[str, Counts]
-
-    @property
-    def counted(self) -> bool:
-        """Whether it has sent any request to the service."""
-        return any(requests for requests, _bad in self.series.values())
-
-    def requests(self) -> dict[str, int]:
-        """All that it has counted, by version."""
-        found: dict[str, int] = {}
-        for key, (requests, _bad) in self.series.items():
-            version = key.partition("@")[0]
-            found[version] = found.get(version, 0) + requests
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """All proxies at one time, by pod UID. ``unread`` are those that should have answered and did not, with why."""
-
-    time: float
-    proxies: Mapping[str, ProxyLook]
-    unread: Mapping[str, str]
-    served: Mapping[str, ProxyLook] = field(default_factory=dict)  # the versions' own: what has come in to their pods
-
-
-def _difference(before: ProxyLook | None, now: ProxyLook, since: float) -> Iterable[tuple[str, Counts]]:
-    units = {look.epoch.partition(":")[0] for look in (before, now) if look}
-    other_unit = units >= {"requests", "attempts"}
-    for key, (requests, bad) in now.series.items():
-        version = key.partition("@")[0]
-        if other_unit:  # it counted attempts and now counts requests, or the other way: a new base line
-            continue
-        if before is None:
-            # A proxy that we meet for the first time: all it has counted is ours if it is younger than the release's
-            # first look; of an older one we cannot know what came before, so this look is only its base line.
-            if now.born >= since:
-                yield version, (requests, bad)
-            continue
-        old_requests, old_bad = before.series.get(key, (0, 0)) if before.epoch == now.epoch else (0, 0)
-        if requests < old_requests or bad < old_bad:  # the process or the host is new: its counters began at 0
-            old_requests = old_bad = 0
-        yield version, (requests - old_requests, bad - old_bad)
-
-
-def difference(before: Look, now: Look, since: float) -> dict[str, Counts]:
-    """Requests and bad requests by version between two looks. ``since`` is the time of the release's first look."""
-    return _total(before.proxies, now.proxies, since)
-
-
-def _total(before: Mapping[str, ProxyLook], now: Mapping[str, ProxyLook], since: float) -> dict[str, Counts]:
-    total: dict[str, Counts] = {}
-    for uid, proxy in now.items():
-        for version, (requests, bad) in _difference(before.get(uid), proxy, since):
-            have = total.get(version, (0, 0))
-            total[version] = (have[0] + requests, have[1] + bad)
-    return total
-
-
-def carry(before: Look, now: Look) -> Look:
-    """``now``, with the last known counters of proxies that did not answer this time: their next answer covers both."""
-    kept = {uid: before.proxies[uid] for uid in now.unread if uid in before.proxies}
-    return replace(now, proxies={**kept, **now.proxies})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +80,7 @@ def covered(
     gone = any(proxy.counted and uid not in now.proxies for uid, proxy in before.proxies.items())
     if gone and now.time - before.time > LONG_SECONDS:
         return 0, 0
-    served = _total(before.served, now.served, since)
+    served = by_version(differences(before.served, now.served, since))
     mine = [version for version in versions if version in served]
     return sum(seen.get(version, (0, 0))[0] for version in mine), sum(served[version][0] for version in mine)
 
@@ -171,28 +96,37 @@ class Evidence:
     burst: float = 1.0  # how many counts one bad request may make
     coverage: Coverage = field(default_factory=Coverage)
     before: Counts = (0, 0)  # stable's, before the release: what its clients' proxies had counted at the first look
+    also: Mapping[str, tuple[Window, ...]] = field(default_factory=dict)  # by name of each metric beside errors
+    edge: float = 0.0  # in ms: slower requests are those that LATENCY counts as bad
+    blame: Mapping[str, int] = field(default_factory=dict)  # the canary's bad answers by pod address and by code
 
 
-def history(look: Look, version: str) -> Counts:
-    """All that the proxies have ever counted of a version, requests and bad ones."""
-    found = [
-        counts
-        for proxy in look.proxies.values()
-        for key, counts in proxy.series.items()
-        if key.partition("@")[0] == version
-    ]
-    return sum(requests for requests, _bad in found), sum(bad for _requests, bad in found)
+def panel_of(evidence: Evidence, tolerance: Tolerance, latency: Tolerance | None = None) -> Panel:
+    """A panel that has seen all windows of the evidence."""
+    main = replace(tolerance, burst=max(tolerance.burst, evidence.burst))
+    panel = Panel(
+        tolerances(tuple(evidence.also), main, latency),
+        evidence.before,
+        {name: words(name, evidence.edge) for name in evidence.also},
+    )
+    panel.replay(evidence.windows, evidence.also)
+    return panel
 
 
-def judge_again(evidence: Evidence, tolerance: Tolerance) -> Verdict:
+def judge_again(evidence: Evidence, tolerance: Tolerance, latency: Tolerance | None = None) -> Verdict:
     """The verdict on all that was stored, as if the least time of the step were over."""
-    tolerance = replace(tolerance, burst=max(tolerance.burst, evidence.burst))
-    return judge(evidence.windows, tolerance, min_over=True, before=evidence.before)
+    return panel_of(evidence, tolerance, latency).verdict(min_over=True)
 
 
-def burst_of(look: Look) -> float:
-    """Attempts count Istio's two default retries as well, so one bad request can be three of them."""
-    return 3.0 if any(proxy.epoch.startswith("attempts:") for proxy in look.proxies.values()) else 1.0
+def blamed(evidence: Evidence, look: Look, canary: str) -> dict[str, int]:
+    """The canary's bad answers by pod address and by code, with those since the last look; retried ones count, too."""
+    found = dict(evidence.blame)
+    for metric in (HOSTS, CODES):
+        for key, (_every, bad) in differences(evidence.look.proxies, look.proxies, evidence.since, metric).items():
+            version, _at, what = key.partition("@")
+            if bad and version == canary:
+                found[what] = found.get(what, 0) + bad
+    return found
 
 
 def totals(evidence: Evidence | None) -> str:
@@ -222,10 +156,10 @@ def dumps(evidence: Evidence) -> str:
         "since": evidence.since,
         "burst": evidence.burst,
         "time": look.time,
-        "windows": [
-            [w.step, w.weight, round(w.seconds, 3), w.n_c, w.x_c, w.n_b, w.x_b, int(w.by_weight)]
-            for w in compact(evidence.windows)
-        ],
+        "windows": _rows(evidence.windows),
+        "also": {name: _rows(windows) for name, windows in evidence.also.items()},
+        "edge": evidence.edge,
+        "blame": dict(evidence.blame),
         "proxies": proxies,
         "idle": sorted(uid for uid in look.proxies if uid not in proxies),
         "served": {uid: _packed(p) for uid, p in look.served.items()},
@@ -235,6 +169,7 @@ def dumps(evidence: Evidence) -> str:
     text = json.dumps(data, separators=(",", ":"))
     if len(text) > MAX_BYTES:
         data["idle"] = []
+        data["proxies"] = {uid: _packed(_bare(p)) for uid, p in look.proxies.items() if p.counted}
         text = json.dumps(data, separators=(",", ":"))
     if len(text) > MAX_BYTES:
         # Without its counters a proxy's next look is a base line: requests of one gap are lost, none are invented.
@@ -243,15 +178,45 @@ def dumps(evidence: Evidence) -> str:
     return text
 
 
+def _rows(windows: Iterable[Window]) -> list[list[float]]:
+    rows = []
+    for w in compact(windows):
+        pending = [w.pending_c, w.pending_b] if w.pending_c or w.pending_b else []
+        rows.append([w.step, w.weight, round(w.seconds, 3), w.n_c, w.x_c, w.n_b, w.x_b, int(w.by_weight), *pending])
+    return rows
+
+
+def _windows(rows: Iterable[Sequence[Any]]) -> tuple[Window, ...]:
+    windows = tuple(Window(*row) for row in rows)
+    for window in windows:
+        window.check()
+    return windows
+
+
 def _packed(look: ProxyLook) -> list[Any]:
-    return [look.name, look.epoch, look.born, {key: list(counts) for key, counts in look.series.items()}]
+    also = {name: _lists(series) for name, series in look.also.items()}
+    return [look.name, look.epoch, look.born, _lists(look.series), *([also] if also else [])]
+
+
+def _bare(look: ProxyLook) -> ProxyLook:
+    """Without what is only there to explain a failure."""
+    return replace(look, also={name: series for name, series in look.also.items() if name not in (HOSTS, CODES)})
+
+
+def _lists(series: Mapping[str, Counts]) -> dict[str, list[int]]:
+    return {key: list(counts) for key, counts in series.items()}
 
 
 def _unpacked(data: Mapping[str, Any]) -> dict[str, ProxyLook]:
-    return {
-        uid: ProxyLook(str(name), str(epoch), float(born), {k: (int(v[0]), int(v[1])) for k, v in series.items()})
-        for uid, (name, epoch, born, series) in data.items()
-    }
+    looks = {}
+    for uid, (name, epoch, born, series, *more) in data.items():
+        also = {str(metric): _pairs(found) for part in more for metric, found in part.items()}
+        looks[uid] = ProxyLook(str(name), str(epoch), float(born), _pairs(series), also)
+    return looks
+
+
+def _pairs(series: Mapping[str, Sequence[Any]]) -> dict[str, Counts]:
+    return {key: (int(counts[0]), int(counts[1])) for key, counts in series.items()}
 
 
 def loads(text: str) -> Evidence:
@@ -260,15 +225,21 @@ def loads(text: str) -> Evidence:
         data: dict[str, Any] = json.loads(text)
         if data["format"] > FORMAT:
             raise EvidenceError(f"evidence has format {data['format']}, this collection knows {FORMAT}")
-        windows = tuple(Window(*row) for row in data["windows"])
-        for window in windows:
-            window.check()
         idle = {uid: ProxyLook("", "", 0.0, {}) for uid in data["idle"]}
         look = Look(float(data["time"]), {**idle, **_unpacked(data["proxies"])}, {}, _unpacked(data.get("served", {})))
         coverage = Coverage(*map(int, data.get("coverage", ())))
         requests, bad = map(int, data.get("before", (0, 0)))
         return Evidence(
-            str(data["release"]), float(data["since"]), windows, look, float(data["burst"]), coverage, (requests, bad)
+            str(data["release"]),
+            float(data["since"]),
+            _windows(data["windows"]),
+            look,
+            float(data["burst"]),
+            coverage,
+            (requests, bad),
+            {str(name): _windows(rows) for name, rows in data.get("also", {}).items()},
+            float(data.get("edge", 0.0)),
+            {str(what): int(number) for what, number in data.get("blame", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, EvidenceError):

@@ -47,6 +47,7 @@ little is known.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil, inf, log
 from typing import TYPE_CHECKING
 
@@ -221,7 +222,8 @@ class Gate:
         if w.weight > 0 and w.n_c > 0:
             self._canary(w)
         if w.by_weight:
-            self._split = self._split.plus(w)
+            begun = replace(w, n_c=w.n_c + w.pending_c, n_b=w.n_b + w.pending_b)
+            self._split = self._split.plus(begun)
         if w.weight < 100:
             self._record[0] += w.n_b
             self._record[1] += w.x_b
@@ -445,6 +447,7 @@ def compact(windows: Iterable[Window]) -> list[Window]:
                 break
             out.pop()
             seconds, n_c, n_b = last.seconds + w.seconds, last.n_c + w.n_c, last.n_b + w.n_b
-            w = Window(w.step, w.weight, seconds, n_c, 0, n_b, 0, w.by_weight)
+            pending = (last.pending_c + w.pending_c, last.pending_b + w.pending_b)
+            w = Window(w.step, w.weight, seconds, n_c, 0, n_b, 0, w.by_weight, *pending)
         out.append((w, standing))
     return [w for w, _unused in out]

@@ -19,7 +19,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._cluster import 
     Cluster,
     NoAnswer,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._looks import ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._metrics import CODES, HOSTS
 from ansible_collections.progressive.istio.plugins.module_utils._objects import (
     CONTAINER,
     VersionPod,
@@ -231,13 +232,20 @@ class Mesh:
             if self.by_stats:
                 told = _stats.sent(self._stats(proxy, backends), backends, self.revisions)
                 return ProxyLook(proxy.name, f"{'requests' if told else 'idle'}:{proxy.epoch}", proxy.born, told)
-            series = _proxies.parse_stats(self._cluster.admin(proxy.namespace, proxy.pod, stats), backends)
-            unit = "requests"
-            if series is None:
-                body = self._cluster.admin(proxy.namespace, proxy.pod, clusters)
-                series, _healthy = _proxies.parse_clusters(body, backends)
-                unit = "attempts" if any(n for n, _bad in series.values()) else "idle"
-            return ProxyLook(proxy.name, f"{unit}:{proxy.epoch}", proxy.born, series)
+            sent = _proxies.parse_stats(self._cluster.admin(proxy.namespace, proxy.pod, stats), backends)
+            body = self._cluster.admin(proxy.namespace, proxy.pod, clusters)
+            attempts, _healthy = _proxies.parse_clusters(body, backends)
+            flows = _proxies.parse_flows(body, backends)
+            unit = "requests" if sent else "attempts" if any(total for total, *_rest in flows.values()) else "idle"
+            return ProxyLook(
+                proxy.name,
+                f"{unit}:{proxy.epoch}",
+                proxy.born,
+                sent.counts if sent else attempts,
+                {HOSTS: attempts, CODES: sent.codes if sent else {}},
+                flows,
+                sent.histograms if sent else {},
+            )
 
         return self._ask(proxies, question)
 

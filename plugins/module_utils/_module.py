@@ -31,6 +31,11 @@ ANALYSIS_SPEC: Mapping[str, Any] = {
     "alpha_fail": {"type": "float", "default": 0.01},
     "alpha_pass": {"type": "float", "default": 0.05, "no_log": False},
     "slo": {"type": "float"},
+    "latency": {"type": "bool", "default": True},
+    "latency_edge": {"type": "float", "default": 0.0},
+    "latency_floor": {"type": "float", "default": 0.01},
+    "warm_up": {"type": "float", "default": 10.0},
+    "observe": {"type": "bool", "default": False},
     "min_coverage": {"type": "float", "default": 0.8},
     "interval": {"type": "float", "default": 1.0},
     "max_wait": {"type": "float", "default": 900.0},
@@ -96,6 +101,16 @@ def tolerance(analysis: Mapping[str, Any]) -> Tolerance:
     return found
 
 
+def slowness(analysis: Mapping[str, Any]) -> Tolerance | None:
+    """The tolerance for slow requests from option ``analysis``; None: they are not judged. Raises ReleaseError."""
+    if not analysis["latency"]:
+        return None
+    found = Tolerance(analysis["tolerance_ratio"], analysis["latency_floor"])
+    if not 1e-6 <= found.floor <= 0.5:
+        raise ReleaseError(f"analysis.latency_floor: expected a number from 1e-06 to 0.5, got {found.floor}")
+    return found
+
+
 def want(params: Mapping[str, Any]) -> Want:
     """Option values of istio_canary as a checked wish. Raises ReleaseError."""
     analysis = params["analysis"]
@@ -106,6 +121,10 @@ def want(params: Mapping[str, Any]) -> Want:
         state=params["state"],
         tolerance=tolerance(analysis),
         min_coverage=analysis["min_coverage"],
+        latency=slowness(analysis),
+        edge=analysis["latency_edge"],
+        warm_up=analysis["warm_up"],
+        observe=analysis["observe"],
         interval=analysis["interval"],
         max_wait=analysis["max_wait"],
         max_hold=analysis["max_hold"],

@@ -133,6 +133,16 @@ class VersionPod:
     ports: frozenset[int]
 
 
+def pod_names(pods: Sequence[Object], known: Mapping[str, VersionPod]) -> dict[str, str]:
+    """Names of the pods of all versions by ``address:port``."""
+    return {
+        f"{(pod.get('status') or {}).get('podIP', '')}:{port}": str(pod["metadata"]["name"])
+        for pod in pods
+        if pod["metadata"]["uid"] in known
+        for port in known[pod["metadata"]["uid"]].ports
+    }
+
+
 def version_pods(service: Service, pods: Sequence[Object]) -> dict[str, VersionPod]:
     """The pods of all versions by UID."""
     mine = {

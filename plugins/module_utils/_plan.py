@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look
-from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance, Verdict
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Look
+from ansible_collections.progressive.istio.plugins.module_utils._metrics import LATENCY_FLOOR
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
     HELD,
@@ -24,6 +25,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Step,
     Version,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._verdict import Tolerance, Verdict
 
 INCONCLUSIVE = ("hold", "abort", "promote")
 
@@ -52,6 +54,10 @@ class Want:
     until_step: int | None = None
     preflight: str = "enforce"
     min_coverage: float = 0.8
+    latency: Tolerance | None = field(default_factory=lambda: Tolerance(floor=LATENCY_FLOOR))  # None: is not judged
+    edge: float = 0.0  # of latency in ms; 0: chosen by what stable is like
+    warm_up: float = 10.0  # in which latency is not judged
+    observe: bool = False
     audience: Audience = field(default_factory=Audience)
     drain_timeout: float = 60.0  # of retired
 
@@ -204,6 +210,8 @@ def check_want(want: Want) -> None:
     if not 0 <= want.min_coverage <= 1:
         raise ReleaseError(f"analysis.min_coverage is {want.min_coverage}; a number from 0 to 1 is needed")
     for name, value, least in (
+        ("analysis.latency_edge", want.edge, 0),
+        ("analysis.warm_up", want.warm_up, 0),
         ("analysis.interval", want.interval, 0.2),
         ("analysis.max_wait", want.max_wait, 1),
         ("analysis.max_hold", want.max_hold, 1),
@@ -211,7 +219,8 @@ def check_want(want: Want) -> None:
         ("drain_timeout", want.drain_timeout, 6),
     ):
         if not value >= least:
-            raise ReleaseError(f"{name} is {value}; at least {least} s is needed")
+            unit = "ms" if name == "analysis.latency_edge" else "s"
+            raise ReleaseError(f"{name} is {value}; at least {least} {unit} is needed")
     for number, step in enumerate(want.steps, 1):
         if step.min_seconds >= want.max_wait and want.state == "promoted":
             raise ReleaseError(
@@ -339,6 +348,7 @@ def plan_of(record: Record) -> str:
     titles = [step.title.removesuffix(" %") for step in record.steps]
     more = [f"a cohort of {len(record.audience.cohort)} rules"] if record.audience.cohort else []
     more += [f"sticky by cookie {record.audience.cookie}"] if record.audience.cookie else []
+    more += ["OBSERVE: goes on by time alone, whatever the verdict"] if record.observe else []
     return "  ".join((f"steps {', '.join(titles)} %", *more))
 
 

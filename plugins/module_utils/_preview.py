@@ -9,17 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
-    Coverage,
-    Look,
-    burst_of,
-    covered,
-    difference,
-    history,
-    judge_again,
-)
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, covered, judge_again
 from ansible_collections.progressive.istio.plugins.module_utils._find import NoRouteObject
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, burst_of, difference, history
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import SILENT, Proxy
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._patches import follow_patch, patch_for, token_of
@@ -76,7 +69,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         record = Record(
             "(new)", state.uid, decision.stable, decision.canary, steps, first, PROGRESSING, now, now, world.identity()
         )
-        record = replace(record, audience=want.audience)
+        record = replace(record, audience=want.audience, observe=want.observe)
         world.rehearse(state, record)
         writes = [record, *_rest(record, now)]
         share = state.weight_of(record.canary.name)
@@ -225,7 +218,7 @@ def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:
     programmed = world.programmed(state)
     evidence = world.load_evidence()
     mine = evidence if evidence and record and evidence.release == record.id else None
-    verdict = judge_again(mine, want.tolerance) if mine and mine.windows else None
+    verdict = judge_again(mine, want.tolerance, want.latency) if mine and mine.windows else None
     return {
         "exists": record is not None,
         "routed": True,
@@ -332,5 +325,6 @@ def _record(record: Record | None) -> dict[str, Any] | None:
         "reason": record.reason,
         "others": list(record.others),
         "audience": asdict(record.audience),
+        "observe": record.observe,
         "retired": record.retired,
     }

@@ -8,10 +8,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Look
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, State
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record
@@ -105,6 +106,9 @@ class World(Protocol):
 
     def look(self) -> Look:
         """The counters of all proxies that send requests to the service."""
+
+    def pod_names(self) -> Mapping[str, str]:
+        """Names of the versions' pods by ``address:port``, as proxies call them."""
 
     def by_hand(self, state: State, record: Record) -> str:
         """The command that gives all weight to the stable version without any of this."""

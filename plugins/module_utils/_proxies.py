@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Counts
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Counts, Flow
 from ansible_collections.progressive.istio.plugins.module_utils._routes import (
     RULES,
     Object,
@@ -28,7 +28,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import (
 )
 from ansible_collections.progressive.istio.plugins.module_utils._shown import added_name, everywhere, ours
 
-_STAT = re.compile(r"^cluster\.outbound\|\d+\|([^|]*\|[^|;]+?);?\.(upstream_\w+): (\d+)$", re.MULTILINE)
+_STAT = re.compile(r"^cluster\.outbound\|\d+\|([^|]*\|[^|;]+?);?\.(upstream_\w+): (.+)$", re.MULTILINE)
+_BUCKET = re.compile(r"B([\d.e+]+)\((\d+),(\d+)\)")
 Backends = Mapping[str, str]  # by version, what its clusters are called behind direction and port: ``subset|full host``
 
 
@@ -270,23 +271,49 @@ def _trouble(entry: Mapping[str, Any]) -> str:
 
 
 def stats_path(backends: Backends) -> str:
-    """Admin path of the cluster counters: whole requests as the client got them, after retries."""
+    """Admin path of the cluster counters: whole requests as the client got them, after retries, and their durations."""
     names = "|".join(re.escape(key) for _version, key in sorted(backends.items()))
-    pattern = rf"^cluster\.outbound\|\d+\|({names});?\.upstream_rq_(total|completed|5xx)$"
-    return "/stats?filter=" + quote(pattern)
+    wanted = r"(completed|5xx|[1-5]\d\d|time)"
+    pattern = rf"^cluster\.outbound\|\d+\|({names});?\.upstream_rq_{wanted}$"
+    return "/stats?histogram_buckets=cumulative&filter=" + quote(pattern)
 
 
-def parse_stats(body: bytes, backends: Backends) -> dict[str, Counts] | None:
-    """Counts by version, all ports together. None where the stats matcher drops these counters, as Istio's does."""
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Whole requests by version, all ports together: counts, bad ones by ``version@code``, and the histogram of their
+    durations (ms). Bad is 5xx.
+    """
+
+    counts: Mapping[str, Counts]
+    codes: Mapping[str, Counts]
+    histograms: Mapping[str, Mapping[float, int]]
+
+
+def parse_stats(body: bytes, backends: Backends) -> Sent | None:
+    """What a proxy has sent. None where the stats matcher drops these counters, as Istio's does."""
     versions = {key: version for version, key in backends.items()}
     found: dict[str, dict[str, int]] = {}
+    histograms: dict[str, dict[float, int]] = {}
     for key, stat, value in _STAT.findall(body.decode(errors="replace")):
-        if key in versions:
+        if key not in versions:
+            continue
+        if stat == "upstream_rq_time":
+            histogram = histograms.setdefault(versions[key], {})
+            for edge, _lately, count in _BUCKET.findall(value):
+                histogram[float(edge)] = histogram.get(float(edge), 0) + int(count)
+        elif value.isdecimal():
             counters = found.setdefault(versions[key], {})
             counters[stat] = counters.get(stat, 0) + int(value)
     if not found:
         return None
-    return {v: (c.get("upstream_rq_completed", 0), c.get("upstream_rq_5xx", 0)) for v, c in found.items()}
+    codes = {
+        f"{version}@{stat.rpartition('_')[2]}": (count, count)
+        for version, counters in found.items()
+        for stat, count in counters.items()
+        if re.fullmatch(r"upstream_rq_5\d\d", stat)
+    }
+    counts = {v: (c.get("upstream_rq_completed", 0), c.get("upstream_rq_5xx", 0)) for v, c in found.items()}
+    return Sent(counts, codes, histograms)
 
 
 def clusters_path(backends: Backends) -> str:
@@ -312,13 +339,32 @@ def parse_clusters(body: bytes, backends: Backends) -> tuple[dict[str, Counts], 
         ports = healthy.setdefault(version, {})
         ports.setdefault(port, 0)
         for endpoint in cluster.get("host_statuses", []):
-            address = (endpoint.get("address") or {}).get("socket_address") or {}
-            key = f"{version}@{address.get('address', '?')}:{address.get('port_value', '')}"
+            key = f"{version}@{_address(endpoint)}"
             requests, bad = _attempts(endpoint)
             have = counts.get(key, (0, 0))
             counts[key] = (have[0] + requests, have[1] + bad)
             ports[port] += _healthy(endpoint.get("health_status") or {})
     return counts, fewest(healthy)
+
+
+def parse_flows(body: bytes, backends: Backends) -> dict[str, Flow]:
+    """Attempts by ``version@address``: in all, answered, under way."""
+    versions = {key: version for version, key in backends.items()}
+    flows: dict[str, Flow] = {}
+    for cluster in _statuses(body):
+        version = versions.get(_key_of(cluster["name"]))
+        for endpoint in cluster.get("host_statuses", []) if version else ():
+            stats = {s["name"]: int(s.get("value", 0)) for s in endpoint.get("stats", [])}
+            key = f"{version}@{_address(endpoint)}"
+            answered = stats.get("rq_success", 0) + stats.get("rq_error", 0)
+            total, before, active = flows.get(key, (0, 0, 0))
+            flows[key] = (total + stats.get("rq_total", 0), before + answered, active + stats.get("rq_active", 0))
+    return flows
+
+
+def _address(endpoint: Mapping[str, Any]) -> str:
+    address = (endpoint.get("address") or {}).get("socket_address") or {}
+    return f"{address.get('address', '?')}:{address.get('port_value', '')}"
 
 
 def fewest(endpoints: Mapping[str, Mapping[str, int]]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience, Shown, restored
 
 ANNOTATION = "progressive.istio/release"
-FORMAT = 1
+FORMAT = 2  # 1 knows no observe
 
 PROGRESSING, HELD, ABORTED, PROMOTED = "progressing", "held", "aborted", "promoted"
 PHASES = (PROGRESSING, HELD, ABORTED, PROMOTED)
@@ -79,6 +79,7 @@ class Record:
     reason: str = ""
     others: tuple[str, ...] = ()  # ``namespace/name`` of the route objects that follow the one with this record
     audience: Audience = field(default_factory=Audience)
+    observe: bool = False  # verdicts are said, and not followed
     retired: str = ""  # the version that was taken out of the route after the release was over
 
     @property
@@ -151,6 +152,8 @@ def _check(record: Record) -> None:
     names = (*asdict(record.stable).values(), *asdict(record.canary).values())
     if not all(isinstance(text, str) for text in (*texts, *names)):
         raise RecordError(_broken("id, uid, by, reason, retired, others, stable and canary hold text"))
+    if not isinstance(record.observe, bool):
+        raise RecordError(_broken(f"observe {record.observe!r} is neither true nor false"))
     numbers: list[tuple[str, Any]] = [("step", record.step), *(("weight", s.weight) for s in record.steps)]
     numbers += [("mirror", step.mirror) for step in record.steps]
     for name, number in numbers:

@@ -85,6 +85,7 @@ class Release:
         self.watch = Watch(world, want, say)
         self.arrived: int | None = None  # the step that all route objects were seen at
         self.writes = Writes(world, want.interval, say)
+        self.observed: tuple[int, str] | None = None  # the step and what was said of it instead of done
 
     # ---------------------------------------------------------------- the pass
 
@@ -155,6 +156,7 @@ class Release:
             self.world.identity(),
             others=tuple(other.key for other in state.others),
             audience=want.audience,
+            observe=want.observe,
         )
 
     def _start(self, record: Record, state: State) -> Record:
@@ -171,7 +173,7 @@ class Release:
         if not strayed(state, record, arrived=False):
             state = self.writes.follow(record, state)  # the command below is for objects that all of it is in
         self.say(f"to stop it by hand: {self.world.by_hand(state, record)}")
-        self.watch.gate.begin_step(record.step, record.present.judged)
+        self.watch.panel.begin_step(record.step, record.present.judged)
         return record
 
     def _await_endpoints(self, version: str) -> None:
@@ -202,6 +204,8 @@ class Release:
                 confirmed_at = self._confirm(state, record, written)
             verdict = self.watch.judge(state, record, confirmed_at is not None and not drifted)
             now = self.world.now()
+            if record.observe:
+                verdict = self._observed(record, verdict, now)
             if ended := self._ended(record, state, verdict):
                 return ended
             if drifted:
@@ -230,6 +234,18 @@ class Release:
                 return self._outcome(PROGRESSING, "", finished=False, record=record)
             fast = confirmed_at is None and now - written < self.want.interval
             self.world.sleep(CONFIRM_SECONDS if fast else self.want.interval)
+
+    def _observed(self, record: Record, verdict: Verdict, now: float) -> Verdict:
+        """What is acted on where verdicts are only said: the step's time."""
+        said = {"fail": "would abort", "routing": "would stop"}.get(verdict.kind)
+        over = now - record.since >= record.present.min_seconds
+        text = evidence(verdict, record.canary.name, record.stable.name)
+        if over and not said and verdict.kind != "pass":
+            said = "goes on, would wait"
+        if said and self.observed != (record.step, said):
+            self.observed = (record.step, said)
+            self.say(f"step {self._step(record)}  OBSERVE  {said}: {text}")
+        return replace(verdict, kind="pass" if over else "wait")
 
     def _fit(self, verdict: Verdict, state: State, record: Record) -> Verdict:
         """A pass waits while there is nowhere to send more: by Kubernetes, and by the proxies of the clients."""
@@ -295,7 +311,7 @@ class Release:
         self.watch.save(force=True)
         following = record.at(record.step + 1, self.world.now())
         self.writes.write(following, expect=record)
-        self.watch.gate.begin_step(following.step, following.present.judged)
+        self.watch.panel.begin_step(following.step, following.present.judged)
         return following
 
     def _settle(self, record: Record, state: State, drifted: str) -> Record | Outcome:
@@ -308,7 +324,7 @@ class Release:
             return self._abort(record, drifted)
         adopted = record.at(step_for(record.steps, share), self.world.now())
         self.writes.write(adopted, expect=record, force=True)
-        self.watch.gate.begin_step(adopted.step, adopted.present.judged)
+        self.watch.panel.begin_step(adopted.step, adopted.present.judged)
         self.say(f"step {self._step(adopted)}  ADOPTED  {drifted}")
         return adopted
 
@@ -345,11 +361,21 @@ class Release:
         if answer.lagging:
             self.say(f"ABORTED  still with the old weight: {'; '.join(answer.lagging[:5])}")
         self.watch.close_window(ended)  # until weight 0 was reached, so that the evidence holds every failed answer
-        if cost := damage(self.watch.evidence):
-            self.say(f"ABORTED  {cost}")
+        for text in filter(None, (damage(self.watch.evidence), self._origin())):
+            self.say(f"ABORTED  {text}")
         self.watch.save(force=True)
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self._outcome(ABORTED, text, failed=not asked_for, record=ended)
+
+    def _origin(self) -> str:
+        """Which of the canary's pods gave the bad answers, and with which codes: the greatest numbers first."""
+        blame = self.watch.evidence.blame if self.watch.evidence else {}
+        most = sorted(blame.items(), key=lambda item: (-item[1], item[0]))
+        names = self.world.pod_names()
+        pods = [f"{names.get(what, what)} {number:,}" for what, number in most if ":" in what][:5]
+        codes = [f"{what} {number:,}" for what, number in most if ":" not in what][:5]
+        parts = [f"by pod: {', '.join(pods)}" if pods else "", f"by code: {', '.join(codes)}" if codes else ""]
+        return "; ".join(filter(None, parts))
 
     def _programmed(self) -> Programmed:
         """What the proxies run at the end, as soon as all run it or ``verify_timeout`` is over."""

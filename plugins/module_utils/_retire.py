@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Look
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Look
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Other,
     Outcome,

@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from urllib.parse import quote
 
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Counts
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Counts
 from ansible_collections.progressive.istio.plugins.module_utils._proxies import Backends, fewest
 
 PORT = 15090

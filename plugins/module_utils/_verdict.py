@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 #: `_gate` says when each is given.
 Kind = Literal["pass", "fail", "wait", "no_data", "routing", "environment"]
+#: Names of the metrics: bad answers, requests that ended without any, and slow ones.
+ERRORS, UNANSWERED, LATENCY = "errors", "unanswered", "latency"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,8 @@ class Window:
     """Counts of one look: requests and bad requests (n, x) of canary (c) and stable (b), at `weight` percent canary.
 
     `by_weight`: the weight was in the proxies, and it alone decided who got a request (no cohort, cookie or mirror, no
-    other route to these versions), so the share tells whether requests are split as they should be.
+    other route to these versions), so the share tells whether requests are split as they should be. For that, requests
+    that have no answer yet, or never got one, are requests, too: by how many more of them there are, ``pending``.
     """
 
     step: int
@@ -29,6 +32,8 @@ class Window:
     n_b: int
     x_b: int
     by_weight: bool = False
+    pending_c: int = 0
+    pending_b: int = 0
 
     @property
     def clean(self) -> bool:
@@ -136,11 +141,20 @@ class Verdict:
     share: float | None  # of the requests that got to the canary, where they tell of the split; 0..1
     e_split: float  # that it contradicts the weight
     reason: str
+    metric: str = ERRORS
+    words: str = "bad"  # what the bad requests of this metric are, for a line
+    decided_by: str = ERRORS  # the metric that made it what it is
+    also: tuple[Verdict, ...] = ()  # on the other metrics, each by itself
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, no infinities."""
         odds = {"odds_fail": _bounded(self.e_fail), "odds_pass": _bounded(self.e_pass)}
-        return {**asdict(self), **odds}
+        return {**asdict(self), **odds, "also": [part.to_dict() for part in self.also]}
+
+    @property
+    def deciding(self) -> Verdict:
+        """On the metric that decides."""
+        return next((part for part in self.also if part.metric == self.decided_by), self)
 
     @property
     def shown(self) -> Counts:
@@ -158,27 +172,33 @@ class Verdict:
         elapsed: float | None = None,
         limit: float | None = None,
     ) -> list[str]:
-        """At most three lines for a person: verdict, numbers, what would change it and when. Times in seconds."""
+        """For a person: verdict, a line for each metric, what would change it and when. Times in seconds."""
         head = f"{service}  step {step}/{steps}  {self.weight} %   {self.kind.replace('_', ' ').upper()}"
         if elapsed is not None:
             head += f"   {duration(elapsed)}" + (f" of {duration(limit)}" if limit is not None else "")
         out = [head]
-        if self.shown.n_c or self.shown.n_b:
-            numbers = [
-                describe(canary, self.shown.x_c, self.shown.n_c),
-                describe(stable, self.shown.x_b, self.shown.n_b),
-            ]
-            if self.ratio is not None or self.ratio_low > 0 or self.ratio_high is not None:
-                seen = "" if self.ratio is None else f"{number(self.ratio)}x "
-                high = "" if self.ratio_high is None else f" {number(self.ratio_high)}x"
-                numbers.append(f"{seen}[{number(self.ratio_low)}x ..{high}]")
-            numbers += [
-                f"beyond tolerance {odds(self.e_fail)} (aborts at {odds(-log(self.alpha_fail))})",
-                f"within {odds(self.e_pass)} (goes on at {odds(-log(self.alpha_pass))})",
-            ]
-            out.append("  errors   " + "   ".join(numbers))
-        out.append(f"  {'next' if self.kind in ('wait', 'pass') else 'why':8} {self._next(canary)}")
+        parts = (self, *self.also)
+        width = max(7, *(len(part.words) for part in parts)) + 2
+        out += [
+            f"  {part.words:{width}}{part._numbers(canary, stable)}"
+            for part in parts
+            if part.shown.n_c + part.shown.n_b
+        ]
+        out.append(f"  {'next' if self.kind in ('wait', 'pass') else 'why':{width}}{self._next(canary)}")
         return out
+
+    def _numbers(self, canary: str, stable: str) -> str:
+        shown = self.shown
+        numbers = [describe(canary, shown.x_c, shown.n_c), describe(stable, shown.x_b, shown.n_b)]
+        if self.ratio is not None or self.ratio_low > 0 or self.ratio_high is not None:
+            seen = "" if self.ratio is None else f"{number(self.ratio)}x "
+            high = "" if self.ratio_high is None else f" {number(self.ratio_high)}x"
+            numbers.append(f"{seen}[{number(self.ratio_low)}x ..{high}]")
+        numbers += [
+            f"beyond tolerance {odds(self.e_fail)} (aborts at {odds(-log(self.alpha_fail))})",
+            f"within {odds(self.e_pass)} (goes on at {odds(-log(self.alpha_pass))})",
+        ]
+        return "   ".join(numbers)
 
     def _next(self, canary: str) -> str:
         if self.kind != "wait":
@@ -233,18 +253,29 @@ def line(verdict: Verdict, canary: str, stable: str) -> str:
 
 
 def evidence(verdict: Verdict, canary: str, stable: str) -> str:
-    """What the verdict rests on: counts of both versions, the odds that lead, and what would change it."""
-    shown = verdict.shown
+    """What the verdict rests on: counts of both versions, the odds that lead, what would change it."""
+    part = verdict.deciding
+    shown = part.release if verdict.kind == "fail" else part.counts
     if not shown.n_c or verdict.kind == "routing":
         return verdict.reason
-    parts = [f"bad: {describe(canary, shown.x_c, shown.n_c)}, {describe(stable, shown.x_b, shown.n_b)}"]
-    proven = verdict.e_fail >= -log(verdict.alpha_fail)
+    parts = [_compared(part, shown, canary, stable)]
+    proven = part.e_fail >= -log(part.alpha_fail)
     if verdict.kind in ("no_data", "environment") or (verdict.kind == "fail" and not proven):
         parts.append(verdict.reason)  # what decided are not the counts of the canary's bad requests
-    elif proven or (verdict.kind == "wait" and verdict.e_fail > max(verdict.e_pass, 0.0)):
-        parts.append(f"beyond tolerance {odds(verdict.e_fail)} (aborts at {odds(-log(verdict.alpha_fail))})")
+    elif proven or (verdict.kind == "wait" and part.e_fail > max(part.e_pass, 0.0)):
+        parts.append(f"beyond tolerance {odds(part.e_fail)} (aborts at {odds(-log(part.alpha_fail))})")
     else:
-        parts.append(f"within tolerance {odds(verdict.e_pass)} (goes on at {odds(-log(verdict.alpha_pass))})")
-        if verdict.kind == "wait" and verdict.more_seconds:
-            parts.append(f"about {duration(verdict.more_seconds)} more")
-    return "  ".join(parts)
+        parts.append(f"within tolerance {odds(part.e_pass)} (goes on at {odds(-log(part.alpha_pass))})")
+        if verdict.kind == "wait" and part.more_seconds:
+            parts.append(f"about {duration(part.more_seconds)} more")
+    return "  ".join((*parts, *_besides(verdict, canary, stable)))
+
+
+def _besides(verdict: Verdict, canary: str, stable: str) -> list[str]:
+    """The metrics that do not decide, where the canary has anything bad by them."""
+    others = [part for part in (verdict, *verdict.also) if part.metric != verdict.decided_by and part.shown.x_c]
+    return [_compared(one, one.shown, canary, stable) for one in others]
+
+
+def _compared(part: Verdict, shown: Counts, canary: str, stable: str) -> str:
+    return f"{part.words}: {describe(canary, shown.x_c, shown.n_c)}, {describe(stable, shown.x_b, shown.n_b)}"

@@ -15,17 +15,33 @@ from ansible_collections.progressive.istio.plugins.module_utils._audience import
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
     Coverage,
     Evidence,
-    Look,
-    burst_of,
-    carry,
+    blamed,
     covered,
-    difference,
-    history,
+    panel_of,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._gate import Gate, Health, Verdict, Window, compact
+from ansible_collections.progressive.istio.plugins.module_utils._gate import compact
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, burst_of, carry, difference, history
+from ansible_collections.progressive.istio.plugins.module_utils._metrics import (
+    USUAL_EDGE,
+    Flows,
+    choose_edge,
+    counted_by,
+    judged_by,
+    settle,
+    tolerances,
+)
+from ansible_collections.progressive.istio.plugins.module_utils._panel import Panel
 from ansible_collections.progressive.istio.plugins.module_utils._plan import State, Want
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Lost, Orphaned, Unreachable, World
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record
+from ansible_collections.progressive.istio.plugins.module_utils._verdict import (
+    ERRORS,
+    LATENCY,
+    UNANSWERED,
+    Health,
+    Verdict,
+    Window,
+)
 
 SAVE_SECONDS = 10.0  # evidence is written at most this often, and at events
 UNREADY_SECONDS = 10.0  # a canary without any ready pod for this long has failed, whatever the counters say
@@ -38,7 +54,8 @@ class Watch:
 
     def __init__(self, world: World, want: Want, say: Callable[[str], None]) -> None:
         self.world, self.want, self.say = world, want, say
-        self.gate = Gate(want.tolerance)
+        self.panel = Panel(tolerances((), want.tolerance))
+        self.flows = Flows()
         self.verdict: Verdict | None = None
         self.evidence: Evidence | None = None
         self._saved = float("-inf")
@@ -50,10 +67,18 @@ class Watch:
 
     def begin(self, record: Record, since: float) -> None:
         """The first look of a release that began at ``since``."""
-        look = self.world.look()
-        before = history(look, record.stable.name)
-        self.evidence = Evidence(record.id, since, (), look, burst_of(look), before=before)
-        self.gate = self._gate()
+        stable, raw = record.stable.name, self.world.look()
+        self.flows = Flows()
+        self.flows.add(raw)
+        edge = 0.0 if self.want.latency is None else self.want.edge or choose_edge(raw, stable) or USUAL_EDGE
+        names = counted_by(raw, bool(edge))
+        look = settle(None, raw, since, edge, {})
+        before = history(look, stable)
+        also: dict[str, tuple[Window, ...]] = dict.fromkeys(names, ())
+        self.evidence = Evidence(record.id, since, (), look, burst_of(look), before=before, also=also, edge=edge)
+        self.panel = self._panel()
+        if told := judged_by(raw, names, edge, stable):
+            self.say(told)
 
     def load(self, record: Record) -> None:
         """Replay the stored evidence of this release; without any, it starts anew and nothing passes on old counts."""
@@ -72,17 +97,15 @@ class Watch:
             self.world.sleep(self.want.interval)
             self.close_window(record, weight=0)
 
-    def _gate(self) -> Gate:
-        """A gate that knows how many counts one bad request may make in this evidence."""
-        burst = max(self.want.tolerance.burst, self.evidence.burst if self.evidence else 1.0)
-        return Gate(replace(self.want.tolerance, burst=burst), self.evidence.before if self.evidence else (0, 0))
+    def _panel(self) -> Panel:
+        """Judges that have seen all windows of the evidence."""
+        if self.evidence is None:
+            return Panel(tolerances((), self.want.tolerance))
+        return panel_of(self.evidence, self.want.tolerance, self.want.latency)
 
     def _replay(self, record: Record) -> None:
-        """A gate that has seen all windows of the evidence."""
-        self.gate = self._gate()
-        for window in self.evidence.windows if self.evidence else ():
-            self.gate.observe(window)
-        self.gate.begin_step(record.step, record.present.judged)
+        self.panel = self._panel()
+        self.panel.begin_step(record.step, record.present.judged)
 
     # ---------------------------------------------------------------- looking
 
@@ -95,7 +118,7 @@ class Watch:
         canary, stable = state.version(record.canary.name), state.version(record.stable.name)
         self._unready_since = None if canary.ready else self._unready_since or now
         dead = self._unready_since is not None and now - self._unready_since >= UNREADY_SECONDS
-        self.verdict = self.gate.verdict(
+        self.verdict = self.panel.verdict(
             settled and now - record.since >= record.present.min_seconds,
             not why,
             why,
@@ -119,7 +142,7 @@ class Watch:
     @property
     def starved(self) -> bool:
         """Whether the canary gets nothing of late: no chance, after so much traffic of stable."""
-        return self._without_canary * self.gate.weight > STARVED
+        return self._without_canary * self.panel.weight > STARVED
 
     @property
     def coverage(self) -> Coverage:
@@ -130,24 +153,41 @@ class Watch:
         """Look, and take what was counted since the last look into the evidence."""
         if self.evidence is None:
             raise RuntimeError("a window needs a first look")
-        before, look = self.evidence.look, carry(self.evidence.look, self.world.look())
-        if burst_of(look) > self.evidence.burst:  # a proxy that counts attempts has sent its first request
-            self.evidence = replace(self.evidence, burst=burst_of(look))
+        evidence, raw = self.evidence, self.world.look()
+        since, names, before = evidence.since, (record.canary.name, record.stable.name), evidence.look
+        self.flows.add(raw)
+        look = carry(before, settle(before, raw, since, evidence.edge, self.flows.earlier(record.stable.name)))
+        if burst_of(look) > evidence.burst:  # a proxy that counts attempts has sent its first request
+            self.evidence = evidence = replace(evidence, burst=burst_of(look))
             self._replay(record)
-        since, names = self.evidence.since, (record.canary.name, record.stable.name)
-        counts = difference(before, look, since)
-        (n_c, x_c), (n_b, x_b) = (counts.get(name, (0, 0)) for name in names)
         weight = record.present.judged if weight is None else weight
-        window = Window(record.step, weight, max(0.0, look.time - before.time), n_c, x_c, n_b, x_b, by_weight)
+        seconds = max(0.0, look.time - before.time)
+
+        def window(metric: str) -> Window:
+            counts = difference(before, look, since, metric)
+            (n_c, x_c), (n_b, x_b) = (counts.get(name, (0, 0)) for name in names)
+            return Window(record.step, weight, seconds, n_c, x_c, n_b, x_b)
+
+        pending = self.flows.more_pending(names, difference(before, look, since, UNANSWERED))
+        errors = replace(window(ERRORS), by_weight=by_weight, pending_c=pending[0], pending_b=pending[1])
+        also = {name: window(name) for name in evidence.also if not self._warms_up(name, record, look.time)}
+        past = {name: (*windows, also[name]) if name in also else windows for name, windows in evidence.also.items()}
+        seen = difference(before, look, since)
         self.evidence = replace(
-            self.evidence,
-            windows=tuple(compact((*self.evidence.windows, window))),
+            evidence,
+            windows=tuple(compact((*evidence.windows, errors))),
             look=look,
-            coverage=self.coverage.plus(record.step, weight, *covered(counts, before, look, since, names)),
+            coverage=self.coverage.plus(record.step, weight, *covered(seen, before, look, since, names)),
+            also={name: tuple(compact(windows)) for name, windows in past.items()},
+            blame=blamed(evidence, look, record.canary.name),
         )
-        self.gate.observe(window)
-        self._without_canary = 0 if n_c else self._without_canary + n_b
+        self.panel.observe(errors, also)
+        self._without_canary = 0 if errors.n_c or errors.pending_c > 0 else self._without_canary + errors.n_b
         return look
+
+    def _warms_up(self, metric: str, record: Record, now: float) -> bool:
+        """A new version is slow at first, and nobody holds that against it."""
+        return metric == LATENCY and now - record.started < self.want.warm_up
 
     # ---------------------------------------------------------------- keeping
 

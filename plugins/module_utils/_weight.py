@@ -19,8 +19,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._cluster import 
     NoAnswer,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import Carrier, is_delegate
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._find import find_route_object
+from ansible_collections.progressive.istio.plugins.module_utils._looks import ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
     NETWORKING,
     READ_MOST,

@@ -20,7 +20,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._cluster import 
     NoAnswer,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import is_delegate
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._find import (
     all_route_objects,
     find_route_object,
@@ -30,6 +30,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._find import (
     stored_evidence,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._lease import Lease, metadata_of
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
     READ_MOST,
     Mesh,
@@ -43,6 +44,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     Service,
     VersionPod,
     View,
+    pod_names,
     record_of,
     revisions,
     version_pods,
@@ -283,6 +285,9 @@ class LiveWorld:
             if error.status >= SERVER_ERROR:  # a webhook that does not answer, for one: istiod's own
                 raise Lost(str(error)) from None
             raise ReleaseError(str(error)) from None
+
+    def pod_names(self) -> Mapping[str, str]:
+        return pod_names(self._pods, self._version_pods)
 
     def by_hand(self, state: State, record: Record) -> str:
         return " && ".join(_patches.by_hand(self.kind, token, record) for token in tokens_of(state).values())

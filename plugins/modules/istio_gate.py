@@ -62,6 +62,13 @@ options:
         description: Bad requests to the stable version.
         type: int
         required: true
+      metric:
+        description:
+          - What is counted as bad in this window. All metrics have to pass, and any may fail.
+          - V(errors) are bad answers, V(unanswered) requests that ended without any, V(latency) slow ones.
+        type: str
+        choices: [errors, unanswered, latency]
+        default: errors
       by_weight:
         description:
           - Whether the weight alone has decided which version got a request, so that another share means V(routing).
@@ -91,6 +98,10 @@ options:
       slo:
         description: The rate of bad requests that the stable version itself may have; beyond it, V(environment).
         type: float
+      latency_floor:
+        description: Below this rate of slow requests a canary is good enough, whatever the stable version does.
+        type: float
+        default: 0.01
 """
 
 EXAMPLES = r"""
@@ -126,19 +137,29 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
 from ansible_collections.progressive.istio.plugins.module_utils._find import stored_evidence
-from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance, Verdict, Window, judge
+from ansible_collections.progressive.istio.plugins.module_utils._metrics import tolerances
 from ansible_collections.progressive.istio.plugins.module_utils._module import (
     ANALYSIS_SPEC,
     connect,
     one_line_errors,
+    slowness,
     tolerance,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._panel import Panel
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
+from ansible_collections.progressive.istio.plugins.module_utils._verdict import (
+    ERRORS,
+    LATENCY,
+    UNANSWERED,
+    Tolerance,
+    Verdict,
+    Window,
+)
 
-GATE_OPTIONS = ("tolerance_ratio", "tolerance_floor", "alpha_fail", "alpha_pass", "slo")
+GATE_OPTIONS = ("tolerance_ratio", "tolerance_floor", "alpha_fail", "alpha_pass", "slo", "latency_floor")
 
 
-def verdict_of(module: AnsibleModule, limits: Tolerance) -> Verdict:
+def verdict_of(module: AnsibleModule, limits: Tolerance, latency: Tolerance | None) -> Verdict:
     """On the windows that are given, or on what is stored. Raises ReleaseError and EvidenceError."""
     if module.params["windows"] is None:
         evidence = stored_evidence(connect(module), module.params["namespace"], module.params["name"])
@@ -146,14 +167,19 @@ def verdict_of(module: AnsibleModule, limits: Tolerance) -> Verdict:
             raise ReleaseError(
                 f"no release of {module.params['namespace']}/{module.params['name']} has stored evidence"
             )
-        return _evidence.judge_again(evidence, limits)
-    windows = tuple(Window(**given) for given in module.params["windows"])
-    for number, window in enumerate(windows, 1):
+        return _evidence.judge_again(evidence, limits, latency)
+    windows: dict[str, list[Window]] = {ERRORS: []}
+    for number, given in enumerate(module.params["windows"], 1):
+        window = Window(**{name: value for name, value in given.items() if name != "metric"})
         try:
             window.check()
         except ValueError as error:
             raise ReleaseError(f"windows[{number}]: {error}") from None
-    return judge(windows, limits, min_over=True)
+        windows.setdefault(given["metric"], []).append(window)
+    also = {name: found for name, found in windows.items() if name != ERRORS}
+    panel = Panel(tolerances(tuple(also), limits, latency))
+    panel.replay(windows[ERRORS], also)
+    return panel.verdict(min_over=True)
 
 
 def main() -> None:
@@ -170,6 +196,7 @@ def main() -> None:
                     **counts,
                     "step": {"type": "int", "default": 0},
                     "seconds": {"type": "float", "default": 0.0},
+                    "metric": {"type": "str", "choices": [ERRORS, UNANSWERED, LATENCY], "default": ERRORS},
                     "by_weight": {"type": "bool", "default": False},
                 },
             },
@@ -186,9 +213,9 @@ def main() -> None:
     )
     with one_line_errors(module):
         analysis = module.params["analysis"] or {}
-        limits = tolerance({name: analysis.get(name, ANALYSIS_SPEC[name].get("default")) for name in GATE_OPTIONS})
+        analysis = {name: analysis.get(name, ANALYSIS_SPEC[name].get("default")) for name in GATE_OPTIONS}
         try:
-            verdict = verdict_of(module, limits)
+            verdict = verdict_of(module, tolerance(analysis), slowness({"latency": True, **analysis}))
         except _evidence.EvidenceError as error:
             raise ReleaseError(str(error)) from None
         module.exit_json(

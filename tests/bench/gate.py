@@ -23,6 +23,8 @@ from statistics import median
 from typing import Protocol
 
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Gate, Tolerance, Window
+from ansible_collections.progressive.istio.plugins.module_utils._metrics import tolerances
+from ansible_collections.progressive.istio.plugins.module_utils._verdict import ERRORS, LATENCY, UNANSWERED
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RATE = 100  # requests a second of the service, all clients together
@@ -54,8 +56,8 @@ class Case:
 
     @property
     def tolerance(self) -> Tolerance:
-        """As a user has it, but for the floor and what the source tells of bursts."""
-        return Tolerance(floor=self.floor, burst=float(self.burst))
+        """As a user has it, but for the floor and what the source tells of bursts: errors, beside other metrics."""
+        return tolerances((UNANSWERED, LATENCY), Tolerance(floor=self.floor, burst=float(self.burst)))[ERRORS]
 
     def rates(self, second: int) -> tuple[float, float]:
         """Canary's and stable's at a time."""

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field, replace
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Shown
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, Look, ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._metrics import CODES
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Crash,
@@ -55,6 +57,9 @@ class Client:
     weights: dict[str, int]
     shown: Shown = field(default_factory=Shown)
     counts: dict[str, list[int]] = field(default_factory=dict)
+    hung: dict[str, int] = field(default_factory=dict)  # requests that never get an answer, of those that have ended
+    waiting: dict[str, int] = field(default_factory=dict)  # and of those whose clients wait for ever
+    late: dict[str, int] = field(default_factory=dict)  # slower than 250 ms
     epoch: int = 0
     cut_off: bool = False
     silent: bool = False
@@ -105,6 +110,9 @@ class Mesh:
         self.findings: list[Finding] = []
         self.by_weight = True
         self.crashes: dict[str, tuple[Crash, ...]] = {}
+        self.hangs: dict[str, Rate] = {}  # this part of the requests gets no answer
+        self.patient = False  # whether clients wait for ever then
+        self.slow: dict[str, Rate] = {}  # this part of the answers is slow
         self.detour = 0.0  # this part of the requests of the stable version goes to the canary all the same
         self.endpoints_at: dict[str, float] = {}  # when the proxies learn of a version's endpoints
 
@@ -122,10 +130,13 @@ class Mesh:
                 if name == "v1":
                     mine -= binomial(self.rng, mine, self.detour)
                 rate = 1.0 if not self.ready[name] else self.rates[name](self.time) if name in self.rates else 1.0
-                bad = binomial(self.rng, mine, rate)
+                answered = mine - self._hang(client, name, mine)
+                bad = binomial(self.rng, answered, rate)
                 counts = client.counts.setdefault(name, [0, 0])
-                counts[0] += mine
+                counts[0] += answered
                 counts[1] += bad
+                late = binomial(self.rng, answered, self.slow.get(name, steady(0.0))(self.time))
+                client.late[name] = client.late.get(name, 0) + late
                 self.served[name][0] += mine
                 self.served[name][1] += bad
                 self.came_in[name] += mine + binomial(self.rng, mine, self.unseen)
@@ -133,6 +144,12 @@ class Mesh:
                 total -= weight
                 if total <= 0:
                     break
+
+    def _hang(self, client: Client, name: str, mine: int) -> int:
+        hung = binomial(self.rng, mine, self.hangs.get(name, steady(0.0))(self.time))
+        held = client.waiting if self.patient else client.hung
+        held[name] = held.get(name, 0) + hung
+        return hung
 
     def _besides(self, client: Client, seconds: float) -> None:
         """The canary's requests that no weight brings: those of testers, and mirrored ones."""
@@ -318,10 +335,27 @@ class Runner:
                 unread[c.uid] = "no answer"
             else:
                 series = {name: (n, x) for name, (n, x) in c.counts.items()}
-                proxies[c.uid] = ProxyLook(c.uid, f"requests:{c.epoch}", c.born, series)
+                proxies[c.uid] = ProxyLook(
+                    c.uid,
+                    f"requests:{c.epoch}",
+                    c.born,
+                    series,
+                    {CODES: {f"{name}@503": (x, x) for name, (_n, x) in series.items()}},
+                    {
+                        name: (n + c.hung.get(name, 0) + c.waiting.get(name, 0), n, c.waiting.get(name, 0))
+                        for name, (n, _x) in series.items()
+                    },
+                    {
+                        name: {100.0: n - c.late.get(name, 0), 250.0: n - c.late.get(name, 0), 1000.0: n}
+                        for name, (n, _x) in series.items()
+                    },
+                )
         epoch = "served:0"
         served = {f"pod-{v}": ProxyLook(v, epoch, 0.0, {v: (n, 0)}) for v, n in self.mesh.came_in.items()}
         return Look(self.mesh.time, proxies, unread, served)
+
+    def pod_names(self) -> dict[str, str]:
+        return {"10.0.0.2:8080": "v2-pod"}
 
     def by_hand(self, state: State, record: Record) -> str:
         return f"kubectl patch: {record.stable.name} 100"

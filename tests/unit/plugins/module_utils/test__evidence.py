@@ -13,20 +13,22 @@ import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
     FORMAT,
     MAX_BYTES,
-    Counts,
     Coverage,
     Evidence,
     EvidenceError,
-    Look,
-    ProxyLook,
-    burst_of,
-    carry,
     covered,
-    difference,
     dumps,
     loads,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Window
+from ansible_collections.progressive.istio.plugins.module_utils._looks import (
+    Counts,
+    Look,
+    ProxyLook,
+    burst_of,
+    carry,
+    difference,
+)
 
 START = 1000.0
 OLD, YOUNG = START - 500, START + 5

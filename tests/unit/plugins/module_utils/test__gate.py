@@ -361,7 +361,7 @@ def test_lines_for_a_person() -> None:
         gate.observe(window(353, 1, 3248, 3, seconds=70))
     lines = gate.verdict(min_over=True).lines("app-1", 2, 4, canary="v2", stable="v1", elapsed=700, limit=900)
     assert lines[0] == "app-1  step 2/4  10 %   WAIT   12 min of 15 min"
-    assert lines[1].startswith("  errors   v2 10 of 3,530 (0.28 %)   v1 30 of 32,480 (0.092 %)   3.1x [")
+    assert lines[1].startswith("  bad      v2 10 of 3,530 (0.28 %)   v1 30 of 32,480 (0.092 %)   3.1x [")
     assert "(aborts at 100 : 1)" in lines[1]
     assert "(goes on at 20 : 1)" in lines[1]
     assert lines[2].startswith("  next     if v2 goes on like this: about ")

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Adopt,
     Done,

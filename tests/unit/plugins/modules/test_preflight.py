@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils import _preview, _release
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import Look, ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
 
 from .conftest import CORE, HOST, NETWORKING, ApiServer, Json, Run, destination_rule, pod, virtual_service
