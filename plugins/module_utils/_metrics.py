@@ -81,7 +81,7 @@ def tolerances(names: Sequence[str], main: Tolerance, latency: Tolerance | None 
 def counted_by(look: Look, latency: bool) -> tuple[str, ...]:
     """The metrics beside errors that proxies count, as far as they have counted at all; ``latency``: if wanted."""
     busy = [proxy for proxy in look.proxies.values() if proxy.counted]
-    found = [UNANSWERED] if not busy or any(proxy.flows for proxy in busy) else []
+    found = [UNANSWERED] if not busy or any(proxy.flows or UNANSWERED in proxy.also for proxy in busy) else []
     return (*found, *([LATENCY] if latency and (not busy or any(proxy.histograms for proxy in busy)) else []))
 
 

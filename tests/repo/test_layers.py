@@ -26,7 +26,7 @@ OUTSIDE = {
         "_mesh",
         "_module",
         "_preview",
-        "_prometheus",
+        "_prometheus_http",
         "_report",
         "_retire_world",
         "_rights",
