@@ -92,17 +92,26 @@ class Cluster:
         token = self._configuration.auth_settings().get("BearerToken")
         return {token["key"]: token["value"]} if token and token.get("value") else {}
 
-    def _send(self, method: str, path: str, body: Any = None, content: str = "application/json") -> Any:
-        headers = {"Accept": "application/json, */*;q=0.1", "Content-Type": content, **self._auth_headers()}
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> Any:
+        sent = {"Accept": "application/json, */*;q=0.1", "Content-Type": content, **(headers or {})}
+        sent |= self._auth_headers()
         for name, value in self._headers.items():
-            headers[name] = value if isinstance(value, str) else value[0]
+            sent[name] = value if isinstance(value, str) else value[0]
         try:
             return self._pool.request(
                 method,
                 self._configuration.host + path,
                 body=None if body is None else json.dumps(body),
-                headers=headers,
-                timeout=urllib3.Timeout(connect=TIMEOUT / 2, read=TIMEOUT),
+                headers=sent,
+                timeout=urllib3.Timeout(connect=min(timeout, TIMEOUT / 2), read=timeout),
                 retries=False,
             )
         except urllib3.exceptions.HTTPError as error:
@@ -134,6 +143,14 @@ class Cluster:
         if answer.status != 200:
             raise NoAnswer(f"no pod proxy to port {port} of {namespace}/{pod}: {answer.status} {answer.reason or ''}")
         return bytes(answer.data)
+
+    def service(
+        self, namespace: str, service: str, path: str, headers: Mapping[str, str], timeout: float
+    ) -> tuple[int, bytes]:
+        """GET from ``name:port`` of a Service through the API server: status and body. Raises NoAnswer."""
+        url = path_of("v1", namespace, "services") + f"/{quote(service, safe=':')}/proxy{path}"
+        answer = self._send("GET", url, headers=headers, timeout=timeout)
+        return int(answer.status), bytes(answer.data)
 
     def get(self, group_version: str, namespace: str, plural: str, name: str) -> dict[str, Any] | None:
         """The object, or None where there is none."""

@@ -63,6 +63,7 @@ class Look:
     proxies: Mapping[str, ProxyLook]
     unread: Mapping[str, str]
     served: Mapping[str, ProxyLook] = field(default_factory=dict)  # the versions' own: what has come in to their pods
+    sampled: bool = False  # its time is that of samples which somebody else took, and lies back
 
 
 def _series(look: ProxyLook, metric: str) -> Mapping[str, Counts]:

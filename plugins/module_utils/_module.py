@@ -14,6 +14,7 @@ from ansible_collections.progressive.istio.plugins.module_utils import _cluster
 from ansible_collections.progressive.istio.plugins.module_utils._audience import parse
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want, check_want
+from ansible_collections.progressive.istio.plugins.module_utils._prometheus_http import PROMETHEUS_SPEC
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
     Conflict,
     Lost,
@@ -26,6 +27,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import R
 from ansible_collections.progressive.istio.plugins.module_utils._world import Target
 
 ANALYSIS_SPEC: Mapping[str, Any] = {
+    "source": {"type": "str", "choices": ["proxies", "prometheus"], "default": "proxies"},
+    "prometheus": {"type": "dict", "options": dict(PROMETHEUS_SPEC)},
     "tolerance_ratio": {"type": "float", "default": 1.5},
     "tolerance_floor": {"type": "float", "default": 0.005},
     "alpha_fail": {"type": "float", "default": 0.01},

@@ -390,6 +390,8 @@ def require_clients(state: State, look: Look) -> None:
     """Raise ReleaseError when no proxy could be read: weights act in the clients' proxies, and nowhere else."""
     if look.proxies:
         return
+    if look.sampled:
+        raise ReleaseError(f"nothing counts the requests to {state.service}: {'; '.join(look.unread.values())}")
     if look.unread:
         why = "; ".join(sorted(look.unread.values())[:2])
         raise ReleaseError(

@@ -281,7 +281,7 @@ def look_of(
     for uid, tally in got.items():  # it was scraped, and has sent nothing so far
         proxies.setdefault(uid, ProxyLook(tally.name, "idle:0", 0.0, {}))
     served = {**was_served, **{uid: tally.look(was_served.get(uid)) for uid, tally in got.items()}}
-    return Look(max(until, before.time if before else 0.0), proxies, unread, served)
+    return Look(max(until, before.time if before else 0.0), proxies, unread, served, sampled=True)
 
 
 def _should_tell(tally: _Tally, now: float, max_age: float, living: Collection[str] | None) -> bool:
@@ -293,8 +293,8 @@ def _should_tell(tally: _Tally, now: float, max_age: float, living: Collection[s
 def silent(before: Look | None, now: float, why: str) -> Look:
     """No news: all that was known, and why there is no more."""
     if before is None:
-        return Look(now, {}, {SOURCE: why})
-    return Look(before.time, before.proxies, {SOURCE: why}, before.served)
+        return Look(now, {}, {SOURCE: why}, sampled=True)
+    return Look(before.time, before.proxies, {SOURCE: why}, before.served, sampled=True)
 
 
 def _why_silent(asked: Asked, sent: Mapping[str, _Tally], now: float, max_age: float) -> str:

@@ -119,7 +119,7 @@ class Watch:
         self._unready_since = None if canary.ready else self._unready_since or now
         dead = self._unready_since is not None and now - self._unready_since >= UNREADY_SECONDS
         self.verdict = self.panel.verdict(
-            settled and now - record.since >= record.present.min_seconds,
+            settled and (look.time if look.sampled else now) - record.since >= record.present.min_seconds,
             not why,
             why,
             Health(
@@ -160,13 +160,17 @@ class Watch:
         if burst_of(look) > evidence.burst:  # a proxy that counts attempts has sent its first request
             self.evidence = evidence = replace(evidence, burst=burst_of(look))
             self._replay(record)
-        weight = record.present.judged if weight is None else weight
+        step, weight = record.step, record.present.judged if weight is None else weight
+        # Samples lie back: what was counted since one that is older than the step may come from the step before.
+        mixed = raw.sampled and before.time < record.since
+        if mixed and evidence.windows:
+            step, weight = evidence.windows[-1].step, evidence.windows[-1].weight
         seconds = max(0.0, look.time - before.time)
 
         def window(metric: str) -> Window:
             counts = difference(before, look, since, metric)
             (n_c, x_c), (n_b, x_b) = (counts.get(name, (0, 0)) for name in names)
-            return Window(record.step, weight, seconds, n_c, x_c, n_b, x_b)
+            return Window(step, weight, seconds, n_c, x_c, n_b, x_b)
 
         pending = self.flows.more_pending(names, difference(before, look, since, UNANSWERED))
         errors = replace(window(ERRORS), by_weight=by_weight, pending_c=pending[0], pending_b=pending[1])
@@ -177,12 +181,17 @@ class Watch:
             evidence,
             windows=tuple(compact((*evidence.windows, errors))),
             look=look,
-            coverage=self.coverage.plus(record.step, weight, *covered(seen, before, look, since, names)),
+            coverage=self.coverage.plus(step, weight, *covered(seen, before, look, since, names)),
             also={name: tuple(compact(windows)) for name, windows in past.items()},
             blame=blamed(evidence, look, record.canary.name),
         )
         self.panel.observe(errors, also)
-        self._without_canary = 0 if errors.n_c or errors.pending_c > 0 else self._without_canary + errors.n_b
+        if mixed:
+            self.panel.begin_step(record.step, record.present.judged)
+        elif errors.n_c or errors.pending_c > 0:
+            self._without_canary = 0
+        else:
+            self._without_canary += errors.n_b
         return look
 
     def _warms_up(self, metric: str, record: Record, now: float) -> bool:

@@ -244,6 +244,13 @@ retired:
   returned: with O(state=retired)
   type: str
   sample: v1
+queries:
+  description:
+    - What was asked for evidence, or would be. PromQL with O(analysis.source=prometheus), else the paths that each proxy
+      is asked.
+  returned: when it is known which service it is, and not with O(state=retired)
+  type: list
+  elements: str
 finished:
   description: Whether nothing more will happen by calling again.
   returned: always
@@ -313,7 +320,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._retire_world im
     preview_retirement,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
-from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
+from ansible_collections.progressive.istio.plugins.module_utils._sampled_world import queries, world_of
 
 COOKIE_ATTRIBUTES = "Path=/; Max-Age=86400; HttpOnly; SameSite=Lax"
 DEFAULT_STEPS = [{"weight": weight, "min_seconds": 60} for weight in (10, 25, 50, 100)]
@@ -374,16 +381,16 @@ def main() -> None:
         if wish.state == "retired":
             leaving = RetiringLiveWorld(connect(module), target(params), run, journal.say, wish.stable)
             module.exit_json(**_retire(leaving, wish, journal, module.check_mode))
-        world = LiveWorld(connect(module), target(params), run, journal.say)
+        world = world_of(connect(module), target(params), run, journal.say, params["analysis"])
         if module.check_mode:
             result = {"failed": False, "finished": True, **preview(world, wish)}
             for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"])):
                 journal.say(text)
-            module.exit_json(events=journal.events, **result)
+            module.exit_json(events=journal.events, queries=queries(world), **result)
         journal.clock = world.now
         release = Release(world, wish, journal.say, continued=given.get("calls", 0) > 0)
         outcome = release.run(given.get("budget", 0.0))
-        module.exit_json(**result_of(outcome, journal.events))
+        module.exit_json(**result_of(outcome, journal.events), queries=queries(world))
 
 
 def _retire(world: RetiringLiveWorld, wish: Want, journal: Journal, check_mode: bool) -> dict[str, Any]:

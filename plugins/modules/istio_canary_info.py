@@ -50,6 +50,13 @@ exists:
   description: Whether a release is on record.
   returned: success
   type: bool
+queries:
+  description:
+    - What was asked for evidence, or would be. PromQL with O(analysis.source=prometheus), else the paths that each proxy
+      is asked.
+  returned: success
+  type: list
+  elements: str
 routed:
   description: Whether the service has a route object. Without one, only RV(versions) tells something.
   returned: success
@@ -129,7 +136,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._module import (
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Want
 from ansible_collections.progressive.istio.plugins.module_utils._preview import info
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
-from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
+from ansible_collections.progressive.istio.plugins.module_utils._sampled_world import queries, world_of
 
 
 def main() -> None:
@@ -145,8 +152,9 @@ def main() -> None:
     with one_line_errors(module):
         analysis = params["analysis"]
         wish = Want(params["canary_version"], tolerance=tolerance(analysis), max_wait=analysis["max_wait"])
-        world = LiveWorld(connect(module), target(params), Run(), module.warn)
-        module.exit_json(failed=False, changed=False, **info(world, wish, params["seconds"]))
+        world = world_of(connect(module), target(params), Run(), module.warn, analysis)
+        found = info(world, wish, params["seconds"])
+        module.exit_json(failed=False, changed=False, queries=queries(world), **found)
 
 
 if __name__ == "__main__":
