@@ -246,8 +246,8 @@ retired:
   sample: v1
 queries:
   description:
-    - What was asked for evidence, or would be. PromQL with O(analysis.source=prometheus), else the paths that each proxy
-      is asked.
+    - What was asked for evidence, or would be. PromQL with O(analysis.source=prometheus), else the paths that are asked
+      of each proxy.
   returned: when it is known which service it is, and not with O(state=retired)
   type: list
   elements: str

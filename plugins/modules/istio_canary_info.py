@@ -52,8 +52,8 @@ exists:
   type: bool
 queries:
   description:
-    - What was asked for evidence, or would be. PromQL with O(analysis.source=prometheus), else the paths that each proxy
-      is asked.
+    - What was asked for evidence, or would be. PromQL with O(analysis.source=prometheus), else the paths that are asked
+      of each proxy.
   returned: success
   type: list
   elements: str

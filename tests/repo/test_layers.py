@@ -32,6 +32,7 @@ OUTSIDE = {
         "_rights",
         "_roots",
         "_run",
+        "_sampled_world",
         "_weight",
         "_world",
     )
