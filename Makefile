@@ -16,7 +16,7 @@ demo-down: ## Remove what the demo made
 	@tests/demo/down
 
 test: ## All checks: lint, types, unit, simulated releases, sanity, the collection, molecule on the lab
-	@$(CHECK)
+	@$(CHECK) $(ARGS)
 
 env: ## The virtual environments, outside the checkout
 	@tests/env/setup
@@ -34,7 +34,7 @@ collection: ## Build the tarball, look into it, install it elsewhere and use it
 molecule: ## All molecule scenarios on the lab
 long: ## The long scenarios: Istio by both methods, gateways, who sees the canary, GitOps, many shapes, incidents; not part of `make test`
 $(GROUPS):
-	@$(CHECK) $@
+	@$(CHECK) $(ARGS) $@
 
 soak: ## Repeated releases under load, hours; writes dated result files. Some of it: ARGS="--only traffic"
 	@tests/soak/run $(ARGS)

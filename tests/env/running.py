@@ -152,7 +152,7 @@ class Step:
     """One line of the report. `work` returns how many checks passed.
 
     live: it works with clusters, so most of its time is waiting. It starts when the steps of `needs` have passed and
-    those of `after` have ended.
+    those of `after` have ended. optional: where time is short it may be left out, and is named.
     """
 
     name: str
@@ -162,6 +162,7 @@ class Step:
     live: bool = False
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,22 +172,27 @@ class Result:
     passed: int
     failed: int
     message: str
+    left_out: bool = False
 
     @property
     def ok(self) -> bool:
-        return self.failed == 0
+        return self.failed == 0 and not self.left_out
 
 
 class Runner:
-    """Runs steps and prints a line for each: those that compute one after the other, live ones two at a time beside."""
+    """Runs steps and prints a line for each: those that compute one after the other, live ones two at a time beside.
 
-    def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
+    An optional step is left out when time.monotonic() is beyond ``late``.
+    """
+
+    def __init__(self, logs: Path, environment: Mapping[str, str], late: float | None = None) -> None:
         self.commands = Commands()
         self.results: list[Result] = []
         self.started: set[str] = set()
         self._open: set[str] = set()  # the names of the steps that have not ended
         self._logs = logs
         self._environment = environment
+        self._late = late
         self._printing = threading.Lock()
         self._choosing = threading.Lock()
         logs.mkdir(parents=True, exist_ok=True)
@@ -222,6 +228,8 @@ class Runner:
                 self._open.discard(ready[0].name)
 
     def one(self, step: Step) -> Result:
+        if step.optional and self._late is not None and time.monotonic() > self._late:
+            return self._ended(Result(step, 0.0, 0, 0, "no time left for it", left_out=True))
         log = Log(self._logs / f"{step.name.replace('/', '-')}.log", self.commands, self._environment)
         log.path.write_text("", "utf-8")
         began = time.monotonic()
@@ -240,12 +248,15 @@ class Runner:
             passed, failed, message = error.passed, error.failed, str(error)
         except OSError as error:
             failed, message = 1, str(error)
-        result = Result(step, time.monotonic() - began, passed, failed, message)
-        self.results.append(result)
-        self._say(line(result))
+        result = self._ended(Result(step, time.monotonic() - began, passed, failed, message))
         if failed and not broken:
             tail = log.text().splitlines()[-TAIL:]
             self._say("".join(f"    | {text}\n" for text in tail) + f"    | log: {log.path}")
+        return result
+
+    def _ended(self, result: Result) -> Result:
+        self.results.append(result)
+        self._say(line(result))
         return result
 
     def _say(self, text: str) -> None:
@@ -254,6 +265,8 @@ class Runner:
 
 
 def line(result: Result) -> str:
+    if result.left_out:
+        return f"NOT RUN  {result.step.name}: {result.message}"
     mark = "ok  " if result.ok else "FAIL"
     text = f"{mark}  {result.step.name:<18} {result.seconds:6.1f} s  {result.passed} passed"
     if result.failed:
@@ -262,7 +275,9 @@ def line(result: Result) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """The closing table and the closing line, `N passed, N failed`, alone on its line."""
+    """The closing table and the closing line, `N passed, N failed`, alone on its line; before it what was not run."""
     rows = ["", *(line(result) for result in results), ""]
+    left_out = [result.step.name for result in results if result.left_out]
+    rows += [f"not run: {', '.join(left_out)}"] if left_out else []
     rows.append(f"{sum(result.passed for result in results)} passed, {sum(result.failed for result in results)} failed")
     return "\n".join(rows)

@@ -100,6 +100,24 @@ def test_the_closing_line_adds_up(runner: Runner) -> None:
     assert table(runner.results).splitlines()[-1] == "4 passed, 2 failed"
 
 
+def test_what_there_is_no_time_for_is_named_and_counts_neither_as_passed_nor_as_failed(tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "logs", {}, late=time.monotonic() - 1)
+    optional = Step("long", "group", "about", fail, optional=True)
+    runner.run([optional, shell("echo one")])
+    assert table(runner.results).splitlines()[-2:] == ["not run: long", "1 passed, 0 failed"]
+    assert [result.ok for result in runner.results if result.left_out] == [False]
+
+
+def test_an_optional_step_that_fails_in_time_has_failed(tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "logs", {}, late=time.monotonic() + 3600)
+    runner.run([Step("long", "group", "about", fail, optional=True)])
+    assert table(runner.results).splitlines()[-1] == "3 passed, 2 failed"
+
+
+def test_only_long_scenarios_may_be_left_out() -> None:
+    assert {step.group for step in checks.all_steps() if step.optional} == {"long"}
+
+
 def test_after_a_stop_nothing_is_started(runner: Runner) -> None:
     runner.commands.stop()
     assert runner.one(shell("echo one")).message == "interrupted"
