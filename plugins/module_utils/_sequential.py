@@ -19,7 +19,9 @@ Two comparisons, each in two directions (`side`):
 * *rate*: p_c against a fixed limit s.  worse: ln L(q) = x ln(q/s) - n (q - s), q > s (the Poisson form; by
   1 + y <= exp(y) it is valid for single requests too);  better: x ln(q/s) + (n - x) ln[(1-q)/(1-s)], q < s.
 
-The alternatives are rho0 (or s) times or divided by `FACTORS`, and E is the mean of exp(sum ln L) over them.
+The alternatives are rho0 (or s) times or divided by `FACTORS`, and E is the mean of exp(sum ln L) over them. Where
+"better than rho0 times stable" is asked of a canary that nobody changed for the better, r = 1 is what to expect: then
+a part `equal` of the stake may be bet on just that, and the rest on `FACTORS` (any fixed mixture is valid).
 
 *Bursts.* If bad requests come in independent clusters of at most B, all exponents are divided by B
 (y**t <= 1 + t (y - 1) for 0 <= t <= 1): slower, and valid again.
@@ -49,7 +51,7 @@ def log_grid(low: float, high: float, points: int) -> tuple[float, ...]:
 
 #: How many times worse (or better) than the limit an alternative is: 16 values, 1.25 to 64.
 FACTORS = log_grid(1.25, 64.0, 16)
-_LOG_FACTORS = tuple(log(f) for f in FACTORS)
+_EVEN = (1.0 / len(FACTORS),) * len(FACTORS)
 #: A rate above this is no alternative: nothing can be proven about a limit so near to 1.
 _TOP = 0.999
 
@@ -60,24 +62,31 @@ def log_sum(values: Sequence[float]) -> float:
     return top if top == -inf else top + log(sum([exp(v - top) for v in values]))
 
 
+def _log_add(a: float, b: float) -> float:
+    return max(a, b) + log1p(exp(-abs(a - b)))
+
+
 def log_mean(a: float, b: float) -> float:
     """The logarithm ln of the mean of exp(a) and exp(b)."""
     return log_sum((a, b)) - log(2.0)
 
 
 class Stake:
-    """What an e-process owns: `bets`, one logarithm for each of `FACTORS`, and `held`, the part (0..1) kept back."""
+    """What an e-process owns: `bets`, one logarithm for each alternative, and `held`, the part (0..1) kept back.
 
-    __slots__ = ("bets", "held")
+    shares: what part of a stake each alternative gets, together 1.
+    """
 
-    def __init__(self, held: float = 0.0) -> None:
-        self.bets = [log((1.0 - held) / len(FACTORS))] * len(FACTORS)
-        self.held = held
+    __slots__ = ("bets", "held", "shares")
+
+    def __init__(self, held: float = 0.0, shares: Sequence[float] = _EVEN) -> None:
+        self.bets = [log((1.0 - held) * share) for share in shares]
+        self.held, self.shares = held, shares
 
     def copy(self) -> Stake:
         """An independent copy."""
         other = Stake.__new__(Stake)
-        other.bets, other.held = self.bets[:], self.held
+        other.bets, other.held, other.shares = self.bets[:], self.held, self.shares
         return other
 
     def win(self, gains: Sequence[float]) -> None:
@@ -85,11 +94,10 @@ class Stake:
         self.bets = [b + g for b, g in zip(self.bets, gains, strict=True)]
 
     def restart(self, share: float) -> None:
-        """Bet `share` (0..1) of what is held back, spread evenly, from here on."""
+        """Bet `share` (0..1) of what is held back, spread as at the start, from here on."""
         if (stake := self.held * share) > 0.0:
             self.held -= stake
-            fresh = log(stake / len(FACTORS))
-            self.bets = [b + log1p(exp(fresh - b)) if b > fresh else fresh + log1p(exp(b - fresh)) for b in self.bets]
+            self.bets = [_log_add(b, log(stake * part)) for b, part in zip(self.bets, self.shares, strict=True)]
 
     def lose(self, nats: float) -> None:
         """Throw away bets: they are multiplied by exp(-nats). What is held back stays."""
@@ -106,20 +114,25 @@ class Stake:
         total = log_sum(self.bets)
         if self.held <= 0.0:
             return total
-        held = log(self.held)
-        return max(total, held) + log1p(exp(-abs(total - held)))
+        return _log_add(total, log(self.held))
 
 
 class RatioTest:
-    """Evidence that p_c > ratio * p_b (`worse`) or p_c < ratio * p_b (`better`), from requests n and bad ones x."""
+    """Evidence that p_c > ratio * p_b (`worse`) or p_c < ratio * p_b (`better`), from requests n and bad ones x.
 
-    __slots__ = ("_burst", "_log_moves", "_ratio", "_ratios", "side", "stake")
+    equal: part (0..1) of the stake of `better` that is bet on p_c = p_b; not used where that is no alternative.
+    """
 
-    def __init__(self, ratio: float, side: Side, burst: float = 1.0, held: float = 0.0) -> None:
+    __slots__ = ("_burst", "_log_moves", "_ratio", "_ratios", "factors", "side", "stake")
+
+    def __init__(self, ratio: float, side: Side, burst: float = 1.0, held: float = 0.0, equal: float = 0.0) -> None:
         self.side, self._ratio, self._burst = side, ratio, burst
-        self._ratios = [ratio * f if side == "worse" else ratio / f for f in FACTORS]
-        self._log_moves = [f if side == "worse" else -f for f in _LOG_FACTORS]
-        self.stake = Stake(held)
+        bet = side == "better" and equal > 0.0 and ratio > 1.0
+        self.factors = (*FACTORS, ratio) if bet else FACTORS
+        shares = (*((1.0 - equal) * share for share in _EVEN), equal) if bet else _EVEN
+        self._ratios = [ratio * f if side == "worse" else ratio / f for f in self.factors]
+        self._log_moves = [log(f) if side == "worse" else -log(f) for f in self.factors]
+        self.stake = Stake(held, shares)
 
     def copy(self) -> RatioTest:
         """An independent copy."""
@@ -146,21 +159,21 @@ class RatioTest:
         return self.stake.log_e
 
 
-def rate_gains(limit: float, side: Side, n: float, x: float, burst: float = 1.0) -> list[float]:
+def rate_gains(
+    limit: float, side: Side, n: float, x: float, burst: float = 1.0, factors: Sequence[float] = FACTORS
+) -> list[float]:
     """The logarithm ln L of `n` requests, `x` of them bad, against the rate `limit`, for each alternative.
 
     All zero where the limit leaves no room: at 0 nothing can be better, near 1 nothing worse.
     """
     if limit <= 0.0 or limit >= _TOP:
-        return [0.0] * len(FACTORS)
+        return [0.0] * len(factors)
     bad, every = x / burst, n / burst
     if side == "worse":
-        rates = [min(limit * f, _TOP) for f in FACTORS]
+        rates = [min(limit * f, _TOP) for f in factors]
         return [bad * log(q / limit) - every * (q - limit) for q in rates]
     good = every - bad
-    return [
-        -bad * m + good * log((1.0 - limit / f) / (1.0 - limit)) for m, f in zip(_LOG_FACTORS, FACTORS, strict=True)
-    ]
+    return [-bad * log(f) + good * log((1.0 - limit / f) / (1.0 - limit)) for f in factors]
 
 
 class RateTest:

@@ -254,9 +254,12 @@ class Naive:
         self.held = HELD
         self.discount = 1.0  # on the relative arm's held part
         self.step: tuple[int, int] | None = None
-        self.good = {"relative": [1 / 16] * 16, "absolute": [1 / 16] * 16}
+        self.begin()
         self.since = self.silent = self.restarts = self.seen = self.stable = self.stable_bad = 0
         self.proven = False
+
+    def begin(self) -> None:
+        self.good = {"relative": [1 / 32] * 16 + [1 / 2], "absolute": [1 / 16] * 16}  # half on "as good as stable"
 
     def restart(self, share: float) -> None:
         stake, self.since = self.held * share, 0
@@ -278,10 +281,14 @@ class Naive:
             if side == "worse" and ratio * seen <= 0.5:
                 limit = min(limit, 0.5)
             gains = rate_gains(limit, side, n, w.x_c, burst)
+            rate = limit / ratio
+            equal = w.x_c * log(rate / limit) + (n - w.x_c) * log((1 - rate) / (1 - limit)) if limit else 0.0
         elif n and w.n_b:
             gains = RatioTest(ratio, side, burst).gains(n, w.x_c, w.n_b, w.x_b)
+            equal = w.x_c * log(1 / ratio) + (w.x_c + w.x_b) * log((ratio * n + w.n_b) / (n + w.n_b))
         else:
             return
+        gains += [equal / burst] if side == "better" else []
         bets["relative"] = [b * exp(g) for b, g in zip(bets["relative"], gains, strict=True)]
 
     def observe(self, w: Window) -> None:
@@ -328,7 +335,7 @@ def test_gate_does_what_it_says(seed: int, burst: float) -> None:
     p_c, p_b = rng.choice([0.0, 0.02, 0.1, 0.3]), rng.choice([0.0, 0.01, 0.1])
     looks = 0
     for step, weight in ((0, 0), (1, 10), (2, 50), (2, 60), (3, 100)):
-        naive.good = {"relative": [1 / 16] * 16, "absolute": [1 / 16] * 16}
+        naive.begin()
         for i in range(40):
             n_c, n_b = (rng.choice([0, 1, 5, 30]) if weight else 0), rng.choice([0, 3, 20, 60])
             if weight == 100 or (step == 1 and 10 < i < 20):
