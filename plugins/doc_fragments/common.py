@@ -212,6 +212,14 @@ options:
           - V(0) asks for nothing. Nobody counts what is served by pods without a proxy.
         type: float
         default: 0.8
+      capacity:
+        description:
+          - Whether the canary has to wait while it is short of capacity and the stable version is not, that is while
+            its HorizontalPodAutoscaler wants more than its maximum, or a container takes 95 % of its CPU limit.
+          - Needs C(list) on C(horizontalpodautoscalers) and on C(pods) of C(metrics.k8s.io); what cannot be read is
+            said once, and not looked at.
+        type: bool
+        default: true
       interval:
         description: Time between two looks at the proxies, in seconds.
         type: float

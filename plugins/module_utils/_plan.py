@@ -54,6 +54,7 @@ class Want:
     until_step: int | None = None
     preflight: str = "enforce"
     min_coverage: float = 0.8
+    capacity: bool = True  # a canary that is short of capacity does not pass
     latency: Tolerance | None = field(default_factory=lambda: Tolerance(floor=LATENCY_FLOOR))  # None: is not judged
     edge: float = 0.0  # of latency in ms; 0: chosen by what stable is like
     warm_up: float = 10.0  # in which latency is not judged

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from ansible_collections.progressive.istio.plugins.module_utils._capacity import Capacity
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
@@ -103,6 +104,9 @@ class World(Protocol):
 
     def without_endpoint(self, version: str) -> tuple[str, ...]:
         """Client proxies that have no healthy endpoint of a version, each by name with why."""
+
+    def capacity(self) -> Capacity:
+        """What the versions are short of, as far as anybody tells. Does not raise."""
 
     def look(self) -> Look:
         """The counters of all proxies that send requests to the service."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
+from ansible_collections.progressive.istio.plugins.module_utils._capacity import held_back
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
     Coverage,
     Evidence,
@@ -118,7 +119,7 @@ class Watch:
         canary, stable = state.version(record.canary.name), state.version(record.stable.name)
         self._unready_since = None if canary.ready else self._unready_since or now
         dead = self._unready_since is not None and now - self._unready_since >= UNREADY_SECONDS
-        self.verdict = self.panel.verdict(
+        verdict = self.panel.verdict(
             settled and (look.time if look.sampled else now) - record.since >= record.present.min_seconds,
             not why,
             why,
@@ -129,7 +130,10 @@ class Watch:
                 stable.crashed_since(record.started),
             ),
         )
-        return self.verdict
+        if self.want.capacity and record.present.judged:
+            verdict = held_back(verdict, self.world.capacity(), record.canary.name, record.stable.name)
+        self.verdict = verdict
+        return verdict
 
     def _by_weight(self, state: State, record: Record, settled: bool) -> bool:
         """Whether in the window that ends now nothing but the step's weight has split the requests."""

@@ -13,12 +13,9 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _patches, _proxies, _routes
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
-from ansible_collections.progressive.istio.plugins.module_utils._cluster import (
-    NO_FORWARD,
-    ApiError,
-    Cluster,
-    NoAnswer,
-)
+from ansible_collections.progressive.istio.plugins.module_utils._capacity import Capacity
+from ansible_collections.progressive.istio.plugins.module_utils._capacity_world import CapacityReader
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import NO_FORWARD, ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import is_delegate
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._find import (
@@ -95,13 +92,7 @@ class Target:
 class LiveWorld:
     """One service in one cluster, seen by one run. Implements ``_release.World``."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        target: Target,
-        run: Run,
-        say: Callable[[str], None],
-    ) -> None:
+    def __init__(self, cluster: Cluster, target: Target, run: Run, say: Callable[[str], None]) -> None:
         self.cluster = cluster
         self.namespace, self.name, self.canary = target.namespace, target.name, target.canary
         namespace, name = target.namespace, target.name
@@ -120,6 +111,7 @@ class LiveWorld:
         self._confirmed: tuple[str, dict[str, set[str]], float] = ("", {}, 0.0)
         self._observed, self._observed_at = Observed({}, ()), float("-inf")
         self._routed_elsewhere: bool | None = None
+        self._capacity = CapacityReader(cluster, namespace, say)
         self._lease = Lease(cluster, namespace, self.own_name, run, say)
 
     # ------------------------------------------------------------ time and life
@@ -395,6 +387,9 @@ class LiveWorld:
             for name, answer in answers.items()
             if not isinstance(answer, int) or not answer
         )
+
+    def capacity(self) -> Capacity:
+        return self._capacity.read(self.service(), self._pods)
 
     def look(self) -> Look:
         first = self._last_look is None

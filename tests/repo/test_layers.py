@@ -20,6 +20,7 @@ SEAM = "module_utils/_cluster"
 OUTSIDE = {
     f"module_utils/{name}"
     for name in (
+        "_capacity_world",
         "_cluster",
         "_find",
         "_lease",

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Shown
+from ansible_collections.progressive.istio.plugins.module_utils._capacity import Capacity
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import CODES
@@ -113,6 +114,7 @@ class Mesh:
         self.hangs: dict[str, Rate] = {}  # this part of the requests gets no answer
         self.patient = False  # whether clients wait for ever then
         self.slow: dict[str, Rate] = {}  # this part of the answers is slow
+        self.capacity = Capacity()
         self.detour = 0.0  # this part of the requests of the stable version goes to the canary all the same
         self.endpoints_at: dict[str, float] = {}  # when the proxies learn of a version's endpoints
 
@@ -326,6 +328,9 @@ class Runner:
     def without_endpoint(self, version: str) -> tuple[str, ...]:
         self._live()
         return tuple(c.uid for c in self.mesh.clients if self.mesh.time < self.mesh.endpoints_at.get(version, 0.0))
+
+    def capacity(self) -> Capacity:
+        return self.mesh.capacity
 
     def look(self) -> Look:
         self._live()

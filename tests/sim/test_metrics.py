@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._capacity import Capacity
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import judge_again, loads
 from ansible_collections.progressive.istio.plugins.module_utils._record import Step
 from ansible_collections.progressive.istio.tests.sim.simulated import (
@@ -154,4 +155,28 @@ def test_a_run_that_takes_over_observes_as_the_release_began() -> None:
     assert Runner(made).one_pass(replace(WANT, steps=STEPS, observe=True)).phase == "progressing"
     made.advance(20.0)  # its lease runs out
     outcome = Runner(made, "next").run(replace(WANT, steps=STEPS))
+    assert outcome.phase == "promoted"
+
+
+def test_a_canary_at_its_maximum_waits_and_is_not_blamed() -> None:
+    """Short in the first step for longer than the step takes, then no longer."""
+    made = mesh(5)
+    made.capacity = Capacity({"v2": ("HorizontalPodAutoscaler hello-v2 wants more than its maximum of 3",)})
+    outcome = Runner(made).run(replace(WANT, max_wait=120.0))
+    assert outcome.phase == "held"
+    assert "v2 is short of capacity: HorizontalPodAutoscaler hello-v2" in outcome.text
+    made.capacity = Capacity()
+    outcome = Runner(made).run(replace(WANT, retry=True))
+    check_end(made, outcome)
+    assert outcome.phase == "promoted"
+
+
+@pytest.mark.parametrize(("short", "asked"), [({"v1": ("cpu",), "v2": ("cpu",)}, True), ({"v2": ("cpu",)}, False)])
+def test_what_both_are_short_of_and_what_is_not_asked_for_holds_nobody(
+    short: dict[str, tuple[str, ...]], asked: bool
+) -> None:
+    made = mesh(6)
+    made.capacity = Capacity(short)
+    outcome = Runner(made).run(replace(WANT, capacity=asked))
+    check_end(made, outcome)
     assert outcome.phase == "promoted"
