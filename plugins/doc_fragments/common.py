@@ -186,8 +186,8 @@ options:
       latency_edge:
         description:
           - The edge in milliseconds, rounded up to one of the histograms' own.
-          - V(0) chooses the first, from 100 ms, beyond which at most 0.2 % of the stable version's requests were before
-            the release; 1000 ms where less than 500 of them are known.
+          - V(0) chooses the first, from 100 ms, beyond which at most 0.2 % of the stable version's requests have been,
+            as soon as 500 of them are known; 1000 ms if all traffic leaves stable before.
         type: float
         default: 0.0
       latency_floor:

@@ -33,6 +33,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import O
 
 SELECTOR = "service.istio.io/canonical-name"  # the injector puts it on every sidecar and gateway
 ISTIOD, ISTIOD_PORT = "app=istiod", 8080  # its debug interface, which listens to its own pod only
+ISTIOD_NAMESPACE = "istio-system"
 PARALLEL = 16
 READ_MOST = 32  # so many proxies of a larger mesh are read, those that move traffic always; istiod tells of the rest
 LIST_SHARE = 0.02  # of the time goes into listing the mesh, at most: it is the dearest of what a release does
@@ -212,13 +213,22 @@ class Mesh:
         """
         known: dict[str, _proxies.Sync] = {}
         try:
-            for pod in self._cluster.select("v1", "", "pods", ISTIOD):
+            for pod in self._istiods():
                 if stays(pod):
                     body = self._cluster.admin(namespace_of(pod), pod["metadata"]["name"], _proxies.SYNCZ, ISTIOD_PORT)
                     known |= _proxies.parse_syncz(body)
         except (NoAnswer, ApiError, _proxies.ProxyError):
             return known, False
         return known, bool(known)
+
+    def _istiods(self) -> Sequence[Mapping[str, Any]]:
+        """Wherever they are; in the usual namespace for who may list pods in no other."""
+        try:
+            return self._cluster.select("v1", "", "pods", ISTIOD)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            return self._cluster.select("v1", ISTIOD_NAMESPACE, "pods", ISTIOD)
 
     def counters(
         self, proxies: Sequence[Proxy], backends: _proxies.Backends

@@ -16,7 +16,8 @@ quarter of that on the average (Little's law: A by requests a second), nothing i
 
 **Slow.** Slower than an edge of the proxies' own histograms. If nobody names one, it is the first beyond which stable
 has had at most `TAIL` of its requests, and at least `LEAST_EDGE`: with so few of stable's the comparison takes no more
-requests than that of errors does, and what is proven is that a clearly greater part has become slow.
+requests than that of errors does, and what is proven is that a clearly greater part has become slow. It is chosen once
+in a release, as soon as stable has had `KNOWN` requests; nothing is judged slow before.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ HOSTS, CODES = "hosts", "codes"
 STUCK = 5.0  # seconds
 TAIL = 0.002
 LEAST_EDGE = 100.0  # milliseconds
-#: Stable's requests that an edge is chosen by; with less history it is `USUAL_EDGE`.
+#: Stable's requests that an edge is chosen by; where it gets none any more, and has had fewer, it is `USUAL_EDGE`.
 KNOWN, USUAL_EDGE = 500, 1000.0
 #: So much of alpha_fail is for errors where more is judged; the others share the rest.
 MAIN_SHARE = 0.8
@@ -56,7 +57,7 @@ Histogram: TypeAlias = "Mapping[float, int]"  # requests that took at most so ma
 def words(name: str, edge: float = 0.0) -> str:
     """For a line: what makes a request one of those that are counted."""
     if name == LATENCY:
-        return f"slower than {number(edge)} ms"
+        return f"slower than {number(edge)} ms" if edge else "slow"
     return {ERRORS: "bad", UNANSWERED: "without answer"}.get(name, name)
 
 
@@ -85,16 +86,19 @@ def counted_by(look: Look, latency: bool) -> tuple[str, ...]:
     return (*found, *([LATENCY] if latency and (not busy or any(proxy.histograms for proxy in busy)) else []))
 
 
-def judged_by(look: Look, names: Sequence[str], edge: float, stable: str) -> str:
-    """For the first lines of a release: what is judged, and what cannot be."""
+def judged_by(look: Look, names: Sequence[str], edge: float, stable: str, latency: bool = True) -> str:
+    """For a line when a release begins, and when its edge is chosen: what is judged, and what cannot be.
+
+    ``latency``: if wanted; ``edge``: 0 if it is not chosen yet.
+    """
     said = [words(ERRORS), *(words(name, edge) for name in names)]
     text = f"judges requests that are {', '.join(said)}"
-    if LATENCY in names:
-        every, late = (sum(counts) for counts in zip((0, 0), *_slow_of(look, stable, edge), strict=True))
-        text += f" ({stable} so far: {late:,} of {every:,} slower)" if every else ""
-    elif edge:
-        text += "; latency is not: the proxies keep no histogram of it"
-    return text
+    if LATENCY not in names:
+        return text + ("; latency is not: the proxies keep no histogram of it" if latency else "")
+    every, late = (sum(counts) for counts in zip((0, 0), *_slow_of(look, stable, edge), strict=True))
+    if not edge:
+        return f"{text} (what is slow is found out when {stable} has had {KNOWN} requests: {every:,} so far)"
+    return text + (f" ({stable} so far: {late:,} of {every:,} slower)" if every else "")
 
 
 def _slow_of(look: Look, version: str, edge: float) -> list[Counts]:
@@ -111,19 +115,22 @@ def slow(histogram: Histogram, edge: float) -> Counts:
     return every, every - quick
 
 
-def choose_edge(look: Look, version: str) -> float:
-    """The edge (ms) to judge latency by, from all that the proxies have counted of `version`; 0: there is none."""
+def choose_edge(look: Look, version: str, last_chance: bool = False) -> float:
+    """The edge (ms) to judge latency by, from all that the proxies have counted of `version`; 0: not to be told yet.
+
+    ``last_chance``: the version gets no more requests, so the usual edge it is.
+    """
     total: dict[float, int] = {}
     for proxy in look.proxies.values():
         for at, count in proxy.histograms.get(version, {}).items():
             total[at] = total.get(at, 0) + count
     every = max(total.values(), default=0)
     edges = sorted(at for at in total if LEAST_EDGE <= at < float("inf"))
-    if not edges:
+    if edges and every >= KNOWN:
+        return next((at for at in edges if every - total[at] <= TAIL * every), edges[-1])
+    if not last_chance:
         return 0.0
-    if every < KNOWN:
-        return min((at for at in edges if at >= USUAL_EDGE), default=edges[-1])
-    return next((at for at in edges if every - total[at] <= TAIL * every), edges[-1])
+    return min((at for at in edges if at >= USUAL_EDGE), default=edges[-1] if edges else USUAL_EDGE)
 
 
 # ---------------------------------------------------------------- unanswered

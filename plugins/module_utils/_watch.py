@@ -23,7 +23,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._evidence import
 from ansible_collections.progressive.istio.plugins.module_utils._gate import compact
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, burst_of, carry, difference, history
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import (
-    USUAL_EDGE,
     Flows,
     choose_edge,
     counted_by,
@@ -47,6 +46,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._verdict import 
 SAVE_SECONDS = 10.0  # evidence is written at most this often, and at events
 UNREADY_SECONDS = 10.0  # a canary without any ready pod for this long has failed, whatever the counters say
 BASELINE_SECONDS = 10.0
+EVERYTHING = 100  # percent: nothing is left for stable
 STARVED = 1000  # percent times requests: by chance less than once in 20,000 times
 
 
@@ -71,15 +71,27 @@ class Watch:
         stable, raw = record.stable.name, self.world.look()
         self.flows = Flows()
         self.flows.add(raw)
-        edge = 0.0 if self.want.latency is None else self.want.edge or choose_edge(raw, stable) or USUAL_EDGE
-        names = counted_by(raw, bool(edge))
+        latency = self.want.latency is not None
+        edge = self._edge(raw, stable) if latency else 0.0
+        names = counted_by(raw, latency)
         look = settle(None, raw, since, edge, {})
         before = history(look, stable)
         also: dict[str, tuple[Window, ...]] = dict.fromkeys(names, ())
         self.evidence = Evidence(record.id, since, (), look, burst_of(look), before=before, also=also, edge=edge)
         self.panel = self._panel()
-        if told := judged_by(raw, names, edge, stable):
-            self.say(told)
+        self.say(judged_by(raw, names, edge, stable, latency))
+
+    def _edge(self, raw: Look, stable: str, last_chance: bool = False) -> float:
+        """In ms, of latency: the one that was asked for, or that of what stable is like; 0 while nobody knows."""
+        return self.want.edge or choose_edge(raw, stable, last_chance)
+
+    def _choose_edge(self, evidence: Evidence, raw: Look, record: Record, last_chance: bool) -> Evidence:
+        edge = self._edge(raw, record.stable.name, last_chance)
+        if edge:
+            self.evidence = evidence = replace(evidence, edge=edge)
+            self._replay(record)
+            self.say(judged_by(raw, tuple(evidence.also), edge, record.stable.name))
+        return evidence
 
     def load(self, record: Record) -> None:
         """Replay the stored evidence of this release; without any, it starts anew and nothing passes on old counts."""
@@ -160,11 +172,13 @@ class Watch:
         evidence, raw = self.evidence, self.world.look()
         since, names, before = evidence.since, (record.canary.name, record.stable.name), evidence.look
         self.flows.add(raw)
+        step, weight = record.step, record.present.judged if weight is None else weight
+        if LATENCY in evidence.also and not evidence.edge:
+            evidence = self._choose_edge(evidence, raw, record, last_chance=weight == EVERYTHING)
         look = carry(before, settle(before, raw, since, evidence.edge, self.flows.earlier(record.stable.name)))
         if burst_of(look) > evidence.burst:  # a proxy that counts attempts has sent its first request
             self.evidence = evidence = replace(evidence, burst=burst_of(look))
             self._replay(record)
-        step, weight = record.step, record.present.judged if weight is None else weight
         # Samples lie back: what was counted since one that is older than the step may come from the step before.
         mixed = raw.sampled and before.time < record.since
         if mixed and evidence.windows:

@@ -62,6 +62,22 @@ def test_slow_answers_are_found_and_latency_can_be_left_out() -> None:
     assert outcome.phase == "promoted"
 
 
+def test_what_is_slow_is_found_out_on_the_way_where_stable_has_no_history() -> None:
+    young = Mesh(2, steady(0.0), steady(0.0))
+    young.slow["v2"] = steady(0.1)
+    runner = Runner(young)
+    outcome = runner.run(WANT)
+    check_end(young, outcome)
+    assert outcome.phase == "aborted"
+    assert "slower than 100 ms: v2 " in outcome.text
+    told = [line for line in runner.said if "judges requests" in line]
+    assert ["is found out when v1 has had 500 requests" in line for line in told] == [True, False]
+    assert "slower than 100 ms (v1 so far: 0 of " in told[1]
+    assert outcome.evidence is not None
+    again = judge_again(outcome.evidence, WANT.tolerance, WANT.latency)
+    assert (again.kind, again.decided_by) == ("fail", "latency")
+
+
 def test_the_first_seconds_are_slow_and_nobody_minds() -> None:
     made = mesh(3)
     begun = made.time

@@ -215,7 +215,10 @@ def test_the_edge_is_where_stable_is_hardly_ever() -> None:
     quick = {0.5: 1000, 50.0: 1000, 100.0: 1000, 250.0: 1000}
     assert choose_edge(look(START, a=proxy(histogram=quick)), "v2") == LEAST_EDGE
     few = {edge: count // 10 for edge, count in HISTOGRAM.items()}
-    assert choose_edge(look(START, a=proxy(histogram=few)), "v2") == USUAL_EDGE
+    assert choose_edge(look(START, a=proxy(histogram=few)), "v2") == 0.0
+    assert choose_edge(look(START, a=proxy(histogram=few)), "v2", last_chance=True) == USUAL_EDGE
+    assert choose_edge(look(START), "v2", last_chance=True) == USUAL_EDGE
+    assert choose_edge(look(START, a=proxy(histogram={100.0: 1, 250.0: 1, inf: 1})), "v2", last_chance=True) == 250.0
     assert choose_edge(look(START, a=proxy(histogram=few), b=proxy(histogram=HISTOGRAM)), "v2") == 250.0
     assert choose_edge(look(START, a=proxy(histogram=HISTOGRAM)), "v1") == 0.0
     assert choose_edge(look(START), "v2") == 0.0
@@ -256,6 +259,11 @@ def test_only_what_the_proxies_count_is_judged_and_it_is_said() -> None:
     plain = look(START, a=proxy({"v2@x": (10, 10, 0)}))
     assert counted_by(plain, latency=True) == (UNANSWERED,)
     assert judged_by(plain, (UNANSWERED,), 1000.0, "v2").endswith("latency is not: the proxies keep no histogram of it")
+    assert judged_by(plain, (UNANSWERED,), 0.0, "v2", latency=False) == "judges requests that are bad, without answer"
+    assert judged_by(both, (UNANSWERED, LATENCY), 0.0, "v2") == (
+        "judges requests that are bad, without answer, slow (what is slow is found out when v2 has had 500 requests: "
+        "1,000 so far)"
+    )
     assert counted_by(look(START, a=proxy()), latency=True) == (UNANSWERED, LATENCY)  # nobody has counted anything yet
     attempts = ProxyLook("ns/pod", "requests:0", 0.0, {"v2": (5, 0)})
     assert counted_by(look(START, a=attempts), latency=True) == ()
