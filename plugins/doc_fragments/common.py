@@ -5,6 +5,63 @@
 
 from __future__ import annotations
 
+import textwrap
+
+PROMETHEUS_OPTION = r"""prometheus:
+  description:
+    - Where Istio's metrics are. A Prometheus, or a Mimir, Thanos or VictoriaMetrics by the same API. Exactly one of
+      C(url) and C(service).
+    - What does not answer, or not completely, or too late, is V(no_data). Nothing passes or fails by it.
+  type: dict
+  suboptions:
+    url:
+      description: What comes before C(/api/v1/query).
+      type: str
+    service:
+      description:
+        - C(namespace/name:port) of its Service, which is asked through the API server. Takes the right to get
+          C(services/proxy) there. C(namespace/https:name:port) where it speaks TLS.
+      type: str
+    bearer_token:
+      description: Token for C(url).
+      type: str
+    username:
+      description: Name for C(url).
+      type: str
+    password:
+      description: Password for C(url).
+      type: str
+    headers:
+      description: More headers, for example C(X-Scope-OrgID) for a tenant.
+      type: dict
+      default: {}
+    ca_cert:
+      description: File of certificates to trust for C(url).
+      type: path
+    client_cert:
+      description: File of the certificate to show to C(url).
+      type: path
+    client_key:
+      description: File of its key, where it is not in the same file.
+      type: path
+    validate_certs:
+      description: Whether the certificate of C(url) is checked.
+      type: bool
+      default: true
+    timeout:
+      description: Longest time to wait for an answer, in seconds.
+      type: float
+      default: 5.0
+    max_age:
+      description: How old the newest sample of a proxy may be, in seconds. At least twice the scrape interval.
+      type: float
+      default: 60.0
+    labels:
+      description: More labels that the series must have, for example that of a cluster.
+      type: dict
+      default: {}
+"""
+
 
 class ModuleDocFragment:
     """Use it as C(progressive.istio.common), after C(kubernetes.core.k8s_auth_options)."""
@@ -100,60 +157,7 @@ options:
         type: str
         choices: [proxies, prometheus]
         default: proxies
-      prometheus:
-        description:
-          - Where Istio's metrics are, for O(analysis.source=prometheus). A Prometheus, or a Mimir, Thanos or
-            VictoriaMetrics by the same API. Exactly one of O(analysis.prometheus.url) and
-            O(analysis.prometheus.service).
-          - What does not answer, or not completely, or too late, is V(no_data). Nothing passes or fails by it.
-        type: dict
-        suboptions:
-          url:
-            description: What comes before C(/api/v1/query).
-            type: str
-          service:
-            description:
-              - C(namespace/name:port) of its Service, which is asked through the API server. Takes the right to get
-                C(services/proxy) there. C(namespace/https:name:port) where it speaks TLS.
-            type: str
-          bearer_token:
-            description: Token for O(analysis.prometheus.url).
-            type: str
-          username:
-            description: Name for O(analysis.prometheus.url).
-            type: str
-          password:
-            description: Password for O(analysis.prometheus.url).
-            type: str
-          headers:
-            description: More headers, for example C(X-Scope-OrgID) for a tenant.
-            type: dict
-            default: {}
-          ca_cert:
-            description: File of certificates to trust for O(analysis.prometheus.url).
-            type: path
-          client_cert:
-            description: File of the certificate to show to O(analysis.prometheus.url).
-            type: path
-          client_key:
-            description: File of its key, where it is not in the same file.
-            type: path
-          validate_certs:
-            description: Whether the certificate of O(analysis.prometheus.url) is checked.
-            type: bool
-            default: true
-          timeout:
-            description: Longest time to wait for an answer, in seconds.
-            type: float
-            default: 5.0
-          max_age:
-            description: How old the newest sample of a proxy may be, in seconds. At least twice the scrape interval.
-            type: float
-            default: 60.0
-          labels:
-            description: More labels that the series must have, for example that of a cluster.
-            type: dict
-            default: {}
+      <prometheus>
       tolerance_ratio:
         description: The canary may have up to this many times the stable version's rate of bad requests.
         type: float
@@ -239,4 +243,7 @@ options:
         type: str
         choices: [hold, abort, promote]
         default: hold
-"""
+""".replace("      <prometheus>\n", textwrap.indent(PROMETHEUS_OPTION, 6 * " "))
+
+    # Where a Prometheus is, alone.
+    PROMETHEUS = "options:\n" + textwrap.indent(PROMETHEUS_OPTION, 2 * " ")

@@ -15,12 +15,14 @@ description:
     (V(pass)), neither (V(wait)), or why the canary cannot be judged. There is nothing to judge (V(no_data)), the share
     of the requests contradicts the weight (V(routing)), or the stable version fails by itself (V(environment)). With
     every number that led to it.
-  - The evidence is given in O(windows), or read from what a release has stored. The verdict is a pure function of both,
-    so it can be had again at any time. Reads only; it never fails a task by itself.
+  - The evidence is given in O(windows), read from what a release has stored, or found in a Prometheus for a time in the
+    past, also of a service that was never released. The verdict is a pure function of it, so it can be had again at any
+    time. Reads only; it never fails a task by itself.
   - The method is an e-process, valid at every look; see the guide on judging.
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - progressive.istio.common
+  - progressive.istio.common.prometheus
   - progressive.istio.common.read_only
 options:
   namespace:
@@ -74,6 +76,35 @@ options:
           - Whether the weight alone has decided which version got a request, so that another share means V(routing).
         type: bool
         default: false
+  past:
+    description:
+      - What the gate would have said in a span of time, by the samples that O(prometheus) has of it. Needs O(name).
+      - Either two versions are compared, or with V(halves) one service with itself, by two halves of its pods. Both
+        halves run the same, so a V(fail) there is a good version blamed, or a pod that differs from the others.
+      - A V(fail) ends it, as it would have ended a release. The span counts as one step.
+    type: dict
+    suboptions:
+      begin:
+        description: When it begins, a time (C(2026-11-27T10:00:00Z)) or how long ago (C(90m), C(24h), C(7d)).
+        type: str
+        required: true
+      end:
+        description: When it ends. The default is now.
+        type: str
+      window:
+        description: Seconds in one window, the interval of the scrapes or more.
+        type: float
+        default: 60.0
+      halves:
+        description: Compare two halves of the pods, whatever their versions, dealt in turn by their names.
+        type: bool
+        default: false
+      canary:
+        description: The version to judge. Needs O(past.stable).
+        type: str
+      stable:
+        description: The version to compare it with.
+        type: str
   analysis:
     description: How it is judged.
     type: dict
@@ -111,6 +142,17 @@ EXAMPLES = r"""
       - {weight: 10, n_c: 900, x_c: 0, n_b: 8100, x_b: 9}
   register: gate
 
+- name: What would this gate have said yesterday, of a version against itself?
+  progressive.istio.istio_gate:
+    namespace: namespace-1
+    name: app-1
+    prometheus: {service: "monitoring/prometheus:9090"}
+    past:
+      begin: 24h
+      halves: true
+  register: gate
+  failed_when: gate.verdict == 'fail'
+
 - name: Judge the evidence of the last release again
   progressive.istio.istio_gate:
     namespace: namespace-1
@@ -131,7 +173,30 @@ details:
   description: Every number that led to it.
   returned: success
   type: dict
+history:
+  description: Each verdict that differed in kind from the one before it, of O(past).
+  returned: with O(past)
+  type: list
+  elements: dict
+  contains:
+    time:
+      description: When it was reached.
+      type: str
+      sample: "2026-11-27T10:00:00Z"
+    verdict:
+      description: Its kind.
+      type: str
+    reason:
+      description: The verdict in words.
+      type: str
+queries:
+  description: What O(prometheus) was asked first.
+  returned: with O(past)
+  type: list
+  elements: str
 """
+
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
@@ -146,7 +211,9 @@ from ansible_collections.progressive.istio.plugins.module_utils._module import (
     tolerance,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._panel import Panel
+from ansible_collections.progressive.istio.plugins.module_utils._past_world import PastWish, judge_past
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
+from ansible_collections.progressive.istio.plugins.module_utils._prometheus_http import PROMETHEUS_SPEC, access
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import (
     ERRORS,
     LATENCY,
@@ -156,7 +223,31 @@ from ansible_collections.progressive.istio.plugins.module_utils._verdict import 
     Window,
 )
 
+PAST_SPEC = {
+    "begin": {"type": "str", "required": True},
+    "end": {"type": "str"},
+    "window": {"type": "float", "default": 60.0},
+    "halves": {"type": "bool", "default": False},
+    "canary": {"type": "str"},
+    "stable": {"type": "str"},
+}
 GATE_OPTIONS = ("tolerance_ratio", "tolerance_floor", "alpha_fail", "alpha_pass", "slo", "latency_floor")
+
+
+def result_of(verdict: Verdict) -> dict[str, object]:
+    return {"verdict": verdict.kind, "reason": verdict.reason, "details": verdict.to_dict()}
+
+
+def of_the_past(module: AnsibleModule, limits: Tolerance) -> tuple[Verdict, dict[str, object]]:
+    """The verdict for ``past``, and how it came to that. Raises ReleaseError."""
+    wish = PastWish(module.params["namespace"], module.params["name"], **module.params["past"])
+    past = judge_past(wish, access(module.params["prometheus"], "prometheus"), lambda: connect(module), limits)
+    history = [{"time": when(one.time), "verdict": one.verdict.kind, "reason": one.verdict.reason} for one in past.said]
+    return past.verdict, {"history": history, "queries": [past.query]}
+
+
+def when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def verdict_of(module: AnsibleModule, limits: Tolerance, latency: Tolerance | None) -> Verdict:
@@ -200,27 +291,32 @@ def main() -> None:
                     "by_weight": {"type": "bool", "default": False},
                 },
             },
+            "past": {"type": "dict", "options": PAST_SPEC},
+            "prometheus": {"type": "dict", "options": dict(PROMETHEUS_SPEC)},
             "analysis": {
                 "type": "dict",
                 "default": {},
                 "options": {name: ANALYSIS_SPEC[name] for name in GATE_OPTIONS},
             },
         },
-        required_together=[("namespace", "name")],
+        required_together=[("namespace", "name"), ("past", "prometheus")],
         required_one_of=[("windows", "name")],
         mutually_exclusive=[("windows", "name")],
+        required_by={"past": ["name"]},
         supports_check_mode=True,
     )
     with one_line_errors(module):
         analysis = module.params["analysis"] or {}
         analysis = {name: analysis.get(name, ANALYSIS_SPEC[name].get("default")) for name in GATE_OPTIONS}
+        more: dict[str, object] = {}
         try:
-            verdict = verdict_of(module, tolerance(analysis), slowness({"latency": True, **analysis}))
+            if module.params["past"]:
+                verdict, more = of_the_past(module, tolerance(analysis))
+            else:
+                verdict = verdict_of(module, tolerance(analysis), slowness({"latency": True, **analysis}))
         except _evidence.EvidenceError as error:
             raise ReleaseError(str(error)) from None
-        module.exit_json(
-            failed=False, changed=False, verdict=verdict.kind, reason=verdict.reason, details=verdict.to_dict()
-        )
+        module.exit_json(failed=False, changed=False, **result_of(verdict), **more)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ OUTSIDE = {
         "_cluster",
         "_find",
         "_lease",
+        "_past_world",
         "_mesh",
         "_module",
         "_preview",
