@@ -18,6 +18,12 @@ from ansible_collections.progressive.istio.plugins.module_utils._verdict import 
 Counts = tuple[int, int]  # requests, bad requests
 Flow = tuple[int, int, int]  # requests in all, those answered (well or not), those under way
 
+#: Calls with a bad gRPC status in ``ProxyLook.also``: all of them but UNAVAILABLE, which is on its own.
+GRPC, UNAVAILABLE = "grpc", "grpc_unavailable"
+#: Unknown, deadline exceeded, unimplemented, internal, unavailable, data loss: not the caller's own fault.
+BAD_GRPC = frozenset({"2", "4", "12", "13", "14", "15"})
+GRPC_UNAVAILABLE = "14"
+
 
 @dataclass(frozen=True, slots=True)
 class ProxyLook:
@@ -123,15 +129,35 @@ def carry(before: Look, now: Look) -> Look:
     return replace(now, proxies={**kept, **now.proxies})
 
 
+def errors_between(before: Look, now: Look, since: float) -> dict[str, Counts]:
+    """Requests and bad answers by version between two looks: 5xx, and bad statuses of gRPC in an HTTP 200."""
+    every, grpc, unavailable = (difference(before, now, since, name) for name in (ERRORS, GRPC, UNAVAILABLE))
+    return {
+        version: _with_grpc(counts, grpc.get(version, (0, 0)), unavailable.get(version, (0, 0)))
+        for version, counts in every.items()
+    }
+
+
+def _with_grpc(counts: Counts, grpc: Counts, unavailable: Counts) -> Counts:
+    """A call that its client's own proxy answers is a 503 and a status 14 at once: the greater of both counts."""
+    bad = grpc[1] + max(counts[1], unavailable[1])
+    return max(counts[0], bad), bad  # a status comes last: its call may have counted as a request at the look before
+
+
 def history(look: Look, version: str) -> Counts:
     """All that the proxies have ever counted of a version, requests and bad ones."""
-    found = [
-        counts
-        for proxy in look.proxies.values()
-        for key, counts in proxy.series.items()
-        if key.partition("@")[0] == version
-    ]
-    return sum(requests for requests, _bad in found), sum(bad for _requests, bad in found)
+
+    def total(metric: str) -> Counts:
+        return by_version(_all_series(look, metric)).get(version, (0, 0))
+
+    return _with_grpc(total(ERRORS), total(GRPC), total(UNAVAILABLE))
+
+
+def _all_series(look: Look, metric: str) -> dict[str, Counts]:
+    total: dict[str, Counts] = {}
+    for proxy in look.proxies.values():
+        _add(total, _series(proxy, metric).items())
+    return total
 
 
 def burst_of(look: Look) -> float:

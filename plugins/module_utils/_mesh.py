@@ -19,7 +19,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._cluster import 
     Cluster,
     NoAnswer,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._looks import ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._looks import GRPC, UNAVAILABLE, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import CODES, HOSTS
 from ansible_collections.progressive.istio.plugins.module_utils._objects import (
     CONTAINER,
@@ -252,7 +252,12 @@ class Mesh:
                 f"{unit}:{proxy.epoch}",
                 proxy.born,
                 sent.counts if sent else attempts,
-                {HOSTS: attempts, CODES: sent.codes if sent else {}},
+                {
+                    HOSTS: attempts,
+                    CODES: sent.codes if sent else {},
+                    GRPC: sent.grpc if sent else {},
+                    UNAVAILABLE: sent.unavailable if sent else {},
+                },
                 flows,
                 sent.histograms if sent else {},
             )

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from math import ceil, isfinite
 from typing import Any
 
-from ansible_collections.progressive.istio.plugins.module_utils._looks import Counts, Look, ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._looks import BAD_GRPC, Counts, Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import CODES
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import UNANSWERED
 
@@ -46,8 +46,6 @@ TARGET = (
     "kubernetes_pod_name",
 )
 _NAMESPACES, _PODS = ("pod_namespace", "kubernetes_namespace", "namespace"), ("pod", "pod_name", "kubernetes_pod_name")
-#: gRPC: unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
-BAD_GRPC = frozenset({"2", "4", "12", "13", "14", "15"})
 _LABEL = re.compile(r"[a-zA-Z_]\w*")
 
 Labels = Mapping[str, str]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from ansible_collections.progressive.istio.plugins.module_utils._looks import Counts, Flow
+from ansible_collections.progressive.istio.plugins.module_utils._looks import BAD_GRPC, GRPC_UNAVAILABLE, Counts, Flow
 from ansible_collections.progressive.istio.plugins.module_utils._routes import (
     RULES,
     Object,
@@ -28,7 +28,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import (
 )
 from ansible_collections.progressive.istio.plugins.module_utils._shown import added_name, everywhere, ours
 
-_STAT = re.compile(r"^cluster\.outbound\|\d+\|([^|]*\|[^|;]+?);?\.(upstream_\w+): (.+)$", re.MULTILINE)
+_STAT = re.compile(r"^cluster\.outbound\|\d+\|([^|]*\|[^|;]+?);?\.(upstream_\w+|grpc\.\d+): (.+)$", re.MULTILINE)
 _BUCKET = re.compile(r"B([\d.e+]+)\((\d+),(\d+)\)")
 Backends = Mapping[str, str]  # by version, what its clusters are called behind direction and port: ``subset|full host``
 
@@ -271,22 +271,26 @@ def _trouble(entry: Mapping[str, Any]) -> str:
 
 
 def stats_path(backends: Backends) -> str:
-    """Admin path of the cluster counters: whole requests as the client got them, after retries, and their durations."""
+    """Admin path of the cluster counters: whole requests as the client got them, after retries, their durations, and
+    the statuses of gRPC calls (of Envoy's filter grpc_stats, which istiod configures everywhere).
+    """
     names = "|".join(re.escape(key) for _version, key in sorted(backends.items()))
-    wanted = r"(completed|5xx|[1-5]\d\d|time)"
-    pattern = rf"^cluster\.outbound\|\d+\|({names});?\.upstream_rq_{wanted}$"
+    wanted = rf"(upstream_rq_(completed|5xx|[1-5]\d\d|time)|grpc\.({'|'.join(sorted(BAD_GRPC))}))"
+    pattern = rf"^cluster\.outbound\|\d+\|({names});?\.{wanted}$"
     return "/stats?histogram_buckets=cumulative&filter=" + quote(pattern)
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Whole requests by version, all ports together: counts, bad ones by ``version@code``, and the histogram of their
-    durations (ms). Bad is 5xx.
+    """Whole requests by version, all ports together: counts, bad ones by ``version@code``, the histogram of their
+    durations (ms), and calls with a bad gRPC status. Bad is 5xx.
     """
 
     counts: Mapping[str, Counts]
     codes: Mapping[str, Counts]
     histograms: Mapping[str, Mapping[float, int]]
+    grpc: Mapping[str, Counts]
+    unavailable: Mapping[str, Counts]
 
 
 def parse_stats(body: bytes, backends: Backends) -> Sent | None:
@@ -307,13 +311,20 @@ def parse_stats(body: bytes, backends: Backends) -> Sent | None:
     if not found:
         return None
     codes = {
-        f"{version}@{stat.rpartition('_')[2]}": (count, count)
+        f"{version}@{stat.removeprefix('upstream_rq_').replace('.', ' ')}": (count, count)
         for version, counters in found.items()
         for stat, count in counters.items()
-        if re.fullmatch(r"upstream_rq_5\d\d", stat)
+        if re.fullmatch(r"upstream_rq_5\d\d|grpc\.\d+", stat)
     }
     counts = {v: (c.get("upstream_rq_completed", 0), c.get("upstream_rq_5xx", 0)) for v, c in found.items()}
-    return Sent(counts, codes, histograms)
+    grpc = {v: sum(c.get(f"grpc.{status}", 0) for status in BAD_GRPC - {GRPC_UNAVAILABLE}) for v, c in found.items()}
+    unavailable = {v: c.get(f"grpc.{GRPC_UNAVAILABLE}", 0) for v, c in found.items()}
+    return Sent(counts, codes, histograms, _twice(grpc), _twice(unavailable))
+
+
+def _twice(counts: Mapping[str, int]) -> dict[str, Counts]:
+    """Requests all of which are bad; those without any are left out."""
+    return {version: (count, count) for version, count in counts.items() if count}
 
 
 def clusters_path(backends: Backends) -> str:

@@ -21,7 +21,14 @@ from ansible_collections.progressive.istio.plugins.module_utils._evidence import
     panel_of,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._gate import compact
-from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, burst_of, carry, difference, history
+from ansible_collections.progressive.istio.plugins.module_utils._looks import (
+    Look,
+    burst_of,
+    carry,
+    difference,
+    errors_between,
+    history,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import (
     Flows,
     choose_edge,
@@ -186,7 +193,9 @@ class Watch:
         seconds = max(0.0, look.time - before.time)
 
         def window(metric: str) -> Window:
-            counts = difference(before, look, since, metric)
+            counts = (
+                errors_between(before, look, since) if metric == ERRORS else difference(before, look, since, metric)
+            )
             (n_c, x_c), (n_b, x_b) = (counts.get(name, (0, 0)) for name in names)
             return Window(step, weight, seconds, n_c, x_c, n_b, x_b)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,12 +23,16 @@ from ansible_collections.progressive.istio.plugins.module_utils._evidence import
 )
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Window
 from ansible_collections.progressive.istio.plugins.module_utils._looks import (
+    GRPC,
+    UNAVAILABLE,
     Counts,
     Look,
     ProxyLook,
     burst_of,
     carry,
     difference,
+    errors_between,
+    history,
 )
 
 START = 1000.0
@@ -134,8 +139,8 @@ def test_attempts_come_in_bursts() -> None:
 def test_a_service_under_load_with_pods_that_come_and_go() -> None:
     """Random histories: what is counted never exceeds what was sent, and equals it while nothing is lost."""
     rng = random.Random(7)
-    for history in range(60):
-        flaky = history % 2 == 1
+    for number in range(60):
+        flaky = number % 2 == 1
         sent: dict[str, list[int]] = {"v1": [0, 0], "v2": [0, 0]}
         state = {
             f"p{i}": {"epoch": 0, "born": OLD, "series": {"v1@x": [rng.randrange(99), 0], "v2@y": [0, 0]}}
@@ -187,6 +192,31 @@ WINDOWS = (Window(0, 10, 1.0, 5, 0, 45, 0), Window(0, 10, 1.0, 5, 1, 45, 0), Win
 
 def served(**series: Counts) -> dict[str, ProxyLook]:
     return {version: ProxyLook("ns/pod", "served:0", OLD, {version: counts}) for version, counts in series.items()}
+
+
+def grpc_look(time: float, every: int, bad: int, status: int, unavailable: int) -> Look:
+    also = {GRPC: {"v2": (status, status)}, UNAVAILABLE: {"v2": (unavailable, unavailable)}}
+    return Look(time, {"a": ProxyLook("ns/a", "requests:0", 0.0, {"v2": (every, bad)}, also)}, {})
+
+
+@pytest.mark.parametrize(
+    ("later", "counts"),
+    [
+        ((120, 5, 9, 7), (20, 0)),
+        ((120, 5, 12, 9), (20, 5)),  # by the app alone, in an HTTP 200
+        ((120, 8, 9, 10), (20, 3)),  # by the clients' own proxies: a 503 and a status 14 each
+        ((120, 8, 10, 12), (20, 6)),  # both
+        ((100, 5, 11, 7), (2, 2)),  # their requests had counted before
+    ],
+)
+def test_bad_statuses_of_grpc_are_bad_answers_once(later: tuple[int, int, int, int], counts: tuple[int, int]) -> None:
+    before, now = grpc_look(1.0, 100, 5, 9, 7), grpc_look(2.0, *later)
+    assert errors_between(before, now, 0.5) == {"v2": counts}
+    assert history(before, "v2") == (100, 16)
+    stored = loads(dumps(Evidence("id", 0.5, (), before)))
+    assert errors_between(stored.look, now, 0.5) == {"v2": counts}
+    older = replace(before, proxies={uid: replace(p, also={}) for uid, p in before.proxies.items()})
+    assert errors_between(older, now, 0.5)["v2"][1] == max(0, later[1] - 5)  # nobody knows what came before
 
 
 def test_coverage_is_what_was_seen_of_what_was_served() -> None:
