@@ -227,7 +227,10 @@ def soak_judging(names: Sequence[str], asked: argparse.Namespace, path: Path) ->
         judging.deploy(stage)
         with alone(path.parent):
             heads, runs = earlier(path) if asked.append else ([], [])
-            write(path, runs, headed(stage, heads, *(() if heads else judging.HEAD)), judging.summary)
+            more = () if heads else judging.HEAD
+            which = "all cases" if len(names) == len(judging.CASES) else ", ".join(names)
+            head = headed(stage, heads, f"in namespace {stage.namespace}: {which}", *more)
+            write(path, runs, head, judging.summary)
         for number, name in judging.missing(runs, names, asked.runs or judging.TIMES):
             try:
                 run = judging.one_run(stage, name, number)
