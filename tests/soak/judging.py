@@ -48,7 +48,7 @@ HEALTHY = {"error_rate": 0, "latency_ms": 0, "latency_rate": 1, "hang_rate": 0, 
 STABLE, CANARY = "v1", "v2"
 NOBODY = "none"  # a client's proxy answers for a version that has no endpoint
 STEPS = [{"weight": weight, "min_seconds": 10} for weight in (10, 25, 50, 100)]
-TO_FULL = [{"weight": 50, "min_seconds": 5}, {"weight": 100, "min_seconds": 600}]
+TO_FULL = [{"weight": 10, "min_seconds": 10}, {"weight": 100, "min_seconds": 600}]
 LONG = [{"weight": 10, "min_seconds": 900}, {"weight": 100, "min_seconds": 10}]
 HEAD = (
     "100 requests a second by three client pods in the mesh; v1 is stable, v2 released by the default analysis.",
