@@ -49,7 +49,7 @@ STABLE, CANARY = "v1", "v2"
 NOBODY = "none"  # a client's proxy answers for a version that has no endpoint
 STEPS = [{"weight": weight, "min_seconds": 10} for weight in (10, 25, 50, 100)]
 TO_FULL = [{"weight": 10, "min_seconds": 10}, {"weight": 100, "min_seconds": 600}]
-LONG = [{"weight": 10, "min_seconds": 900}, {"weight": 100, "min_seconds": 10}]
+LONG = [{"weight": 10, "min_seconds": 850}, {"weight": 100, "min_seconds": 10}]
 HEAD = (
     "100 requests a second by three client pods in the mesh; v1 is stable, v2 released by the default analysis.",
     "Seconds: from the first bad answer, by the client's clock, to the line that says weight 0 in all proxies.",
@@ -315,9 +315,9 @@ def run_case(stage: Stage, clients: Clients, name: str) -> Json:
         playing = stage.play("promote", "-e", f"@{VARIABLES}", "-e", json.dumps(variables), show=lines.add)
         try:
             onset = _turn_bad(stage, case, playing) if case.at else None
-        except StageError:
+        except StageError as error:
             playing.process.terminate()
-            raise
+            raise StageError(f"{error}; {said_of(playing.lines)}") from None
         done = playing.end(END_SECONDS)
         record = stage.record()
         time.sleep(FINAL_SECONDS)
@@ -345,11 +345,16 @@ def run_case(stage: Stage, clients: Clients, name: str) -> Json:
         "first_bad_after_onset": apart(onset, began),
         "failed": total.bad[CANARY] + total.bad[NOBODY] + total.no_answer,
         "failed_stable": total.bad[STABLE],
-        "said": said or [line for line in done.lines if line.startswith(("[ERROR]", "fatal:"))][:2],
+        "said": said or said_of(done.lines),
         "log": log.plain(blamed, began) if began else [],
         "clients": total.plain(),
         "release": {"seconds": round(done.seconds, 1), "exit_code": done.code, "events": done.events[-60:]},
     }
+
+
+def said_of(lines: Sequence[str]) -> list[str]:
+    """Why a playbook failed, by its own word."""
+    return [line for line in lines if line.startswith("[ERROR]")][:1]
 
 
 def apart(first: float | None, second: float | None) -> float | None:
