@@ -388,6 +388,9 @@ def one_run(stage: Stage, name: str, number: int) -> Json:
 
 def deploy(stage: Stage) -> None:
     """The two versions, and a port for gRPC beside that of the role app, which an edge team might add."""
+    for version in (STABLE, CANARY):  # an earlier soak may have ended anywhere, and the playbook waits for ready pods
+        with suppress(StageError):
+            stage.faults(version, **HEALTHY)
     where = json.dumps({"app_namespace": stage.namespace})
     stage.played("deploy", "-e", f"@{VARIABLES}", "-e", where)
     port = {"name": "grpc", "port": 9000, "targetPort": 9000, "protocol": "TCP"}
