@@ -315,10 +315,11 @@ def run_case(stage: Stage, clients: Clients, name: str) -> Json:
         playing = stage.play("promote", "-e", f"@{VARIABLES}", "-e", json.dumps(variables), show=lines.add)
         try:
             onset = _turn_bad(stage, case, playing) if case.at else None
+            done = playing.end(END_SECONDS)
         except StageError as error:
-            playing.process.terminate()
             raise StageError(f"{error}; {said_of(playing.lines)}") from None
-        done = playing.end(END_SECONDS)
+        finally:
+            playing.process.terminate()  # whatever has interrupted the wait
         record = stage.record()
         time.sleep(FINAL_SECONDS)
     total = clients.stop()
