@@ -115,10 +115,10 @@ def short(version: str) -> str:
     return words[-1] if words else "none"
 
 
-def deployment(name: str, replicas: int, rate: float, environment: dict[str, str]) -> Json:
+def deployment(name: str, replicas: int, rate: float, environment: dict[str, str], namespace: str = NAMESPACE) -> Json:
     """A Deployment of clients that send `rate` requests a second together, at most for MOST_SECONDS."""
     env = {
-        "URL": f"http://{SERVICE}.{NAMESPACE}/",
+        "URL": f"http://{SERVICE}.{namespace}/",
         "RATE": f"{rate / max(replicas, 1):g}",
         "SECONDS": str(MOST_SECONDS),
         "CONNECTIONS": "16",
@@ -137,7 +137,7 @@ def deployment(name: str, replicas: int, rate: float, environment: dict[str, str
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": {"app": name}},
@@ -167,7 +167,7 @@ class Clients:
         """Send; returns when all pods do. A Deployment of that name from before is replaced."""
         self.remove()
         self.rate = rate
-        self.stage.apply(deployment(self.name, replicas, rate, environment))
+        self.stage.apply(deployment(self.name, replicas, rate, environment, self.stage.namespace))
         self.stage.ready(f"app={self.name}", replicas)
         self.follow()
         while self.now().ok < 1:
@@ -183,7 +183,7 @@ class Clients:
             if pod not in self._logs:
                 with (Path(self._folder.name) / pod).open("wb") as output:
                     self._logs[pod] = subprocess.Popen(
-                        ["kubectl", "logs", "-f", "-n", NAMESPACE, pod, "-c", "client"],
+                        ["kubectl", "logs", "-f", "-n", self.stage.namespace, pod, "-c", "client"],
                         env=self.stage.environment,
                         stdout=output,
                         stderr=subprocess.STDOUT,
@@ -191,7 +191,7 @@ class Clients:
 
     def counts(self, pod: str) -> Json:
         """What one client has counted up to now."""
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8082/proxy/counts"
+        path = f"/api/v1/namespaces/{self.stage.namespace}/pods/{pod}:8082/proxy/counts"
         for attempt in range(4):
             try:
                 found: Json = self.stage.call(path)
@@ -209,7 +209,9 @@ class Clients:
     def stop(self) -> Total:
         """End the load, wait for the last answers, and return what all pods, also earlier ones, have counted."""
         self.follow()
-        self.stage.kubectl("delete", "deployment", "-n", NAMESPACE, self.name, "--cascade=foreground", "--wait=false")
+        self.stage.kubectl(
+            "delete", "deployment", "-n", self.stage.namespace, self.name, "--cascade=foreground", "--wait=false"
+        )
         total = Total.of(self.last_word(pod) for pod in self._logs)
         self._logs = {}
         return total
@@ -237,9 +239,9 @@ class Clients:
         for process in self._logs.values():
             process.terminate()
         self._logs = {}
-        self.stage.kubectl("delete", "deployment", "-n", NAMESPACE, self.name, "--ignore-not-found")
+        self.stage.kubectl("delete", "deployment", "-n", self.stage.namespace, self.name, "--ignore-not-found")
         until = time.monotonic() + 60
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app={self.name}"
+        path = f"/api/v1/namespaces/{self.stage.namespace}/pods?labelSelector=app={self.name}"
         while self.stage.call(path)["items"] and time.monotonic() < until:
             time.sleep(0.5)
 
@@ -250,6 +252,8 @@ class Clients:
         for process in self._logs.values():
             process.terminate()
         with suppress(StageError):
-            self.stage.kubectl("delete", "deployment", "-n", NAMESPACE, self.name, "--ignore-not-found", "--wait=false")
+            self.stage.kubectl(
+                "delete", "deployment", "-n", self.stage.namespace, self.name, "--ignore-not-found", "--wait=false"
+            )
         self._pool.shutdown(wait=False)
         self._folder.cleanup()

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The soak of loss counts everything, says of every loss what it was, and does not hide what did not run."""
+"""The soaks count everything, say of every loss what it was, and do not hide what did not run or was not met."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.progressive.istio.tests.demo.clients import Total
+from ansible_collections.progressive.istio.tests.demo.clients import Total, seconds_of
 from ansible_collections.progressive.istio.tests.demo.stage import StageError
-from ansible_collections.progressive.istio.tests.soak import crowd, traffic
+from ansible_collections.progressive.istio.tests.soak import crowd, judging, traffic
 from environment import CHECKOUT
 
 
@@ -100,3 +100,137 @@ def test_the_clients_send_150_requests_a_second_over_http_and_grpc() -> None:
     assert {(kind.pods, kind.url.partition(":")[0]) for kind in crowd.KINDS} == {
         (pods, scheme) for pods in crowd.PODS for scheme in ("http", "grpc")
     }
+
+
+# ---------------------------------------------------------------- judging
+
+BLAMED = ("v2", "none")
+
+
+def heard(seconds: float, lost: dict[str, int], first: str | None = None, last: str | None = None) -> dict[str, Any]:
+    """A reading of a client of judging, so many seconds after 18:00:00; ``first``, ``last``: of its bad answers."""
+    found = reading(1000, {"200": 1000}, {version: {"500": number} for version, number in lost.items()})
+    stamps = {"first_bad": first, "last_bad": last, "seconds": seconds}
+    return {**found, **stamps, "began": "2026-11-27T18:00:00Z", "lost": sum(lost.values())}
+
+
+def at(readings: list[dict[str, Any]]) -> float | None:
+    """Seconds after 18:00:00 of the first bad answer."""
+    when = judging.first_bad(readings, BLAMED)
+    return None if when is None else round(when - seconds_of("2026-11-27T18:00:00Z"), 3)
+
+
+def test_the_first_bad_answer_is_the_clients_own_where_only_the_canary_fails() -> None:
+    stamp = "2026-11-27T18:00:01.125Z"
+    last = "2026-11-27T18:00:01.19Z"
+    assert at([heard(1.0, {}), heard(1.2, {"v2": 3}, stamp, last)]) == 1.125
+    assert at([heard(1.0, {}), heard(1.2, {"none": 1}, stamp, stamp)]) == 1.125
+    assert at([heard(1.0, {}), heard(1.2, {})]) is None
+    assert at([]) is None
+
+
+def test_bad_answers_of_stable_are_not_the_canarys() -> None:
+    early, mine = "2026-11-27T18:00:00.5Z", "2026-11-27T18:00:01.125Z"
+    before = [heard(0.2, {}), heard(1.0, {"v1": 1}, early, early)]
+    assert at(before) is None
+    # One more than before: it is the last one.
+    assert at([*before, heard(1.2, {"v1": 1, "v2": 1}, early, mine)]) == 1.125
+    # Several: not before the last reading without any.
+    assert at([*before, heard(1.2, {"v1": 1, "v2": 2}, early, mine)]) == 1.0
+    assert at([*before, heard(1.2, {"v1": 2, "v2": 1}, early, mine)]) == 1.0
+
+
+def test_readings_without_a_change_are_not_all_kept() -> None:
+    stamp = "2026-11-27T18:00:01.125Z"
+    kept: list[dict[str, Any]] = []
+    for number in range(6):
+        judging.note(kept, heard(0.2 * number, {}))
+    judging.note(kept, heard(1.2, {"v2": 1}, stamp, stamp))
+    assert [round(one["seconds"], 1) for one in kept] == [0.0, 1.0, 1.2]
+
+
+def judged(
+    verdict: str, seconds: float | None, failed: int, name: str = "errors-100", number: int = 1
+) -> dict[str, Any]:
+    """A run of judging as the soak keeps it."""
+    head = {"case": name, "run": number, "began": "18:00:00", "load": 1.0, "wrong": [], "said": []}
+    return {**head, "verdict": verdict, "seconds": seconds, "failed": failed, "seconds_to_last_answer": seconds}
+
+
+def met(name: str, *runs: dict[str, Any]) -> tuple[bool, str]:
+    return judging.assess(judging.CASES[name], runs)
+
+
+def test_a_limit_is_met_by_the_median_of_three() -> None:
+    case = judging.CASES["errors-100"]
+    assert case.seconds is not None
+    assert case.failed is not None
+    good, slow = judged("aborted", case.seconds, case.failed), judged("aborted", 2 * case.seconds, 2 * case.failed)
+    assert met("errors-100", good, good, slow) == (True, "met")
+    assert not met("errors-100", good, slow, slow)[0]
+    assert met("errors-100", good) == (True, "met (1 of 3 runs)")
+    assert met("errors-100") == (False, "not run")
+
+
+def test_many_failed_answers_are_said_though_it_was_quick() -> None:
+    quick = judged("aborted", 0.5, 99)
+    assert met("errors-100", quick, quick, quick) == (False, "NOT MET: 99 failed answers, at most 15 failed answers")
+
+
+def test_one_that_was_not_taken_back_meets_nothing() -> None:
+    good, passed = judged("aborted", 1.0, 9), judged("promoted", None, 9)
+    ok, text = met("errors-100", good, good, passed)
+    assert not ok
+    assert "promoted 1" in text
+    ok, text = met("errors-100", good, passed, passed)
+    assert not ok
+    assert "never, at most" in text
+
+
+def test_never_promoted_means_held_will_do() -> None:
+    held, aborted = judged("held", None, 9), judged("aborted", 300.0, 9)
+    assert met("errors-0.5", held, aborted, held)[0]
+    assert not met("errors-0.5", held, aborted, judged("promoted", None, 9))[0]
+
+
+def test_what_the_counters_cannot_see_is_said_to_be_promoted() -> None:
+    blind = [name for name, case in judging.CASES.items() if case.blind]
+    assert blind
+    for name in blind:
+        passed = judged("promoted", None, 99, name)
+        assert met(name, passed, passed, passed) == (True, "promoted, as expected: these counters do not see it")
+        assert "NOT as expected" in met(name, passed, passed, judged("aborted", 1.0, 9, name))[1]
+
+
+def test_a_soak_that_was_cut_short_is_continued() -> None:
+    names = ["errors-100", "hang"]
+    runs = [judged("aborted", 1.0, 9), judged("aborted", 1.0, 9, "hang"), judged("broken", None, 0)]
+    assert judging.missing(runs, names, 2) == [(2, "errors-100"), (2, "hang")]
+    assert judging.missing([], names, 1) == [(1, "errors-100"), (1, "hang")]
+
+
+def test_the_table_of_judging_has_every_case_and_every_run() -> None:
+    broken = {**judged("broken", None, 0, number=2), "wrong": ["did not come to its end: why"]}
+    del broken["seconds"], broken["failed"]
+    table = judging.summary([judged("aborted", 1.0, 9), broken], ["head"])
+    rows = {line.split()[0]: line for line in table.splitlines() if line and not line.startswith(" ")}
+    assert set(judging.CASES) <= set(rows)
+    assert rows["errors-100"].split()[1:4] == ["1", "1", "9"]
+    assert "NOT" not in rows["errors-100"]
+    assert all(rows[name].endswith("not run") for name in judging.CASES if name != "errors-100")
+    assert "errors-100 2, 18:00:00: did not come to its end: why" in table
+
+
+def test_a_run_that_measured_something_else_says_so() -> None:
+    case = judging.CASES["errors-100"]
+    total = Total.of([reading(100, {"200": 99, "500": 1}, {"v1": {"500": 1}})])
+    late = judging.amiss(case, total, 10.0, 10.0 + 2 * judging.LATE_SECONDS)
+    assert len(late) == 2
+    assert judging.amiss(judging.CASES["errors-100-stable-0.1"], total, 10.0, 10.0) == []
+
+
+def test_names_of_cases_are_unique_and_each_turns_bad_at_one_of_its_weights() -> None:
+    names = [*judging.CASES, *traffic.CASES]
+    assert len(names) == len(set(names))
+    for case in judging.CASES.values():
+        assert case.at in (0, *(step["weight"] for step in case.steps))

@@ -3,21 +3,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Releases under load, again and again, counted by the clients; writes docs/results/soak-<date>.json and .txt.
 
-Two groups of cases: how releases end and what they see (``cases``), and whether moving traffic loses requests
-(``traffic``, in docs/results/soak-traffic-<date>). Exit code 0 only if every run of every case came out as it has to.
+Three groups of cases: how releases end and what they see (``cases``), whether moving traffic loses requests
+(``traffic``, in docs/results/soak-traffic-<date>), and how soon bad versions are taken back (``judging``, likewise).
+Exit code 0 only if every run of every case came out as it has to.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +36,7 @@ from ansible_collections.progressive.istio.tests.demo.stage import (
     prepare,
     versions,
 )
-from ansible_collections.progressive.istio.tests.soak import traffic
+from ansible_collections.progressive.istio.tests.soak import judging, traffic
 from ansible_collections.progressive.istio.tests.soak.cases import (
     article,
     broken_first,
@@ -202,19 +204,70 @@ def soak_traffic(names: Sequence[str], asked: argparse.Namespace, path: Path) ->
     return len(runs) > known and not any(run["wrong"] for run in runs[known:])
 
 
-GROUPS = {"cases": (list(CASES), soak_cases), "traffic": (list(traffic.CASES), soak_traffic)}
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else adds to the results of a folder meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def soak_judging(names: Sequence[str], asked: argparse.Namespace, path: Path) -> bool:
+    """The same for the cases of ``judging``; with --append only the runs that the file lacks. Whether all is met.
+
+    The file is read again for every run: two soaks may add to it, each with a namespace of its own.
+    """
+    with entered(asked.namespace) as stage:
+        if not asked.installed:
+            stage.played("install", "-e", f"@{os.environ['LAB_VARS']}")
+        judging.deploy(stage)
+        with alone(path.parent):
+            heads, runs = earlier(path) if asked.append else ([], [])
+            more = () if heads else judging.HEAD
+            which = "all cases" if len(names) == len(judging.CASES) else ", ".join(names)
+            head = headed(stage, heads, f"in namespace {stage.namespace}: {which}", *more)
+            write(path, runs, head, judging.summary)
+        for number, name in judging.missing(runs, names, asked.runs or judging.TIMES):
+            try:
+                run = judging.one_run(stage, name, number)
+            except KeyboardInterrupt:
+                break
+            with alone(path.parent):
+                heads, runs = earlier(path)
+                write(path, [*runs, run], heads[:-1], judging.summary)
+            told = f"{run['verdict']:<9} {run.get('seconds')} s  {run.get('failed')} failed  {'; '.join(run['wrong'])}"
+            print(f"{name:<24}{number}  {run['took']:>5.0f} s  {told}", flush=True)
+    _heads, runs = earlier(path)
+    print(judging.summary(runs, []))
+    wrong = any(run["wrong"] for run in runs if run["case"] in names)
+    met = all(judging.assess(judging.CASES[name], judging.counted(runs, name))[0] for name in names)
+    return met and not wrong
+
+
+GROUPS = {
+    "cases": (list(CASES), soak_cases),
+    "traffic": (list(traffic.CASES), soak_traffic),
+    "judging": (list(judging.CASES), soak_judging),
+}
 
 
 def main() -> int:
     """Outside of the cluster's network: make the cluster, then go on inside."""
     parser = argparse.ArgumentParser(prog="tests/soak/run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cluster", default="soak", help="which cluster of the lab (default: %(default)s); it is made")
-    parser.add_argument("--runs", type=int, help="how often each case runs (default: 5, an hour; traffic: 10)")
+    parser.add_argument(
+        "--runs", type=int, help="how often each case runs (default: 5, an hour; traffic: 10; judging: 3)"
+    )
     parser.add_argument("--only", choices=GROUPS, help="only this group of cases")
     every = [name for cases, _soak in GROUPS.values() for name in cases]
     parser.add_argument("--case", action="append", choices=every, help="only this one (may be repeated)")
     parser.add_argument("--append", action="store_true", help="add the runs to those of the result file that is there")
     parser.add_argument("--installed", action="store_true", help="leave install and deploy out: they have run on it")
+    parser.add_argument("--namespace", default=judging.NAMESPACE, help="of the service that judging is asked about")
     parser.add_argument("--output", type=Path, help="default: docs/results/soak-<date>, soak-traffic-<date>")
     asked = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT is ignored in the background: a soak runs for long
