@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
+from ansible_collections.progressive.istio.plugins.module_utils._checks import Check
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import LATENCY_FLOOR
@@ -59,6 +60,7 @@ class Want:
     edge: float = 0.0  # of latency in ms; 0: chosen by what stable is like
     warm_up: float = 10.0  # in which latency is not judged
     observe: bool = False
+    checks: tuple[Check, ...] = ()
     audience: Audience = field(default_factory=Audience)
     drain_timeout: float = 60.0  # of retired
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ansible_collections.progressive.istio.plugins.module_utils._checks import Answer, Job, about
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, covered, judge_again
 from ansible_collections.progressive.istio.plugins.module_utils._find import NoRouteObject
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
@@ -71,6 +72,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         )
         record = replace(record, audience=want.audience, observe=want.observe)
         world.rehearse(state, record)
+        world.checks.rehearse(want.checks, about(record))
         writes = [record, *_rest(record, now)]
         share = state.weight_of(record.canary.name)
         text = f"would release {record.canary.name} (now {share} %) against {record.stable.name}"
@@ -95,7 +97,19 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         "findings": _findings(findings),
         "plan": [_line(state, want, written, traffic) for written in writes],
         "diff": _diff(state, writes[0]) if writes else {},
+        **({"checks": _checks(world, want, record)} if want.checks else {}),
     }
+
+
+def _checks(world: LiveWorld, want: Want, record: Record) -> list[dict[str, Any]]:
+    """The user's checks, asked now; a Job is not made."""
+    answers = {
+        check.name: Answer("unknown", "its Job would be made in each step")
+        if isinstance(check.asks, Job)
+        else world.checks.answer(check, about(record))
+        for check in want.checks
+    }
+    return [{"name": name, "state": answer.state, "text": answer.text} for name, answer in answers.items()]
 
 
 def _rest(record: Record, now: float) -> list[Record]:

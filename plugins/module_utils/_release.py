@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ansible_collections.progressive.istio.plugins.module_utils._checks import about
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import damage, totals
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
@@ -138,6 +139,7 @@ class Release:
         settle(self.world.preflight(state, look), self.want.preflight == "enforce", self.say)
         record = self._record_for(decision, state)
         self.world.rehearse(state, record)
+        self.world.checks.rehearse(self.want.checks, about(record))
         return record
 
     def _record_for(self, decision: Start | Adopt, state: State) -> Record:
@@ -311,6 +313,7 @@ class Release:
         self.watch.save(force=True)
         following = record.at(record.step + 1, self.world.now())
         self.writes.write(following, expect=record)
+        self.watch.tidy()
         self.watch.panel.begin_step(following.step, following.present.judged)
         return following
 
@@ -339,6 +342,7 @@ class Release:
             if answer.lagging:
                 late = "; ".join(answer.lagging[:5])
                 self.say(f"PROMOTED  still with cohort, cookie or mirror of this release: {late}")
+        self.watch.tidy()
         self.say(f"PROMOTED  {record.canary.name} has all traffic  {totals(self.watch.evidence)}")
         return self._outcome(PROMOTED, f"{record.canary.name} has all traffic", record=ended)
 
@@ -364,6 +368,7 @@ class Release:
         for text in filter(None, (damage(self.watch.evidence), self._origin())):
             self.say(f"ABORTED  {text}")
         self.watch.save(force=True)
+        self.watch.tidy()
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self._outcome(ABORTED, text, failed=not asked_for, record=ended)
 
@@ -390,6 +395,7 @@ class Release:
         held = record.ended(HELD, self.world.now(), reason)
         self.watch.save(force=True)
         self.writes.write(held, expect=record, move=False, force=True)
+        self.watch.tidy()
         self.say(f"HELD  step {self._step(record)}  {reason}")
         return self._outcome(HELD, reason, failed=True, record=held)
 

@@ -384,7 +384,8 @@ def main() -> None:
         world = world_of(connect(module), target(params), run, journal.say, params["analysis"])
         if module.check_mode:
             result = {"failed": False, "finished": True, **preview(world, wish)}
-            for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"])):
+            asked = [f"check {one['name']}: {one['state']}: {one['text']}" for one in result.get("checks", [])]
+            for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"]), *asked):
                 journal.say(text)
             module.exit_json(events=journal.events, queries=queries(world), **result)
         journal.clock = world.now
