@@ -138,6 +138,9 @@ def _http(where: str, given: Mapping[str, Any], _analysis: Mapping[str, Any]) ->
         raise ReleaseError(f"{where}.timeout: expected 0.1 to {LONGEST_TIMEOUT:g} seconds, got {given['timeout']:g}")
     plain, secret = given.get("headers") or {}, given.get("secret_headers") or {}
     headers = {str(name): str(value) for name, value in {**plain, **secret}.items()}
+    for name, value in headers.items():
+        if not name or any(not char.isprintable() for char in name + value):
+            raise ReleaseError(f"{where}: header {name!r}: expected a name and a value of one line")
     return Http(
         given["url"], given["status"], given["timeout"], headers, bool(given["validate_certs"]), given.get("ca_cert")
     )
@@ -284,8 +287,10 @@ class CheckReader:
                 "POST", path_of(BATCH, self._namespace, "jobs"), manifest, **query
             )
         except ApiError as error:
+            if error.status != CONFLICT:
+                raise
             found = self._cluster.get(BATCH, self._namespace, "jobs", manifest["metadata"]["name"])
-            if error.status != CONFLICT or found is None:
+            if found is None:
                 raise
             return found
         return made
