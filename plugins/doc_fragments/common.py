@@ -224,7 +224,7 @@ options:
         description:
           - Checks of your own, for M(progressive.istio.istio_canary). Each is asked in every step, and nothing passes
             while the last answer of any of them is not ok. What could not be answered is no failure, and no pass.
-          - In queries, URLs and headers C({version}), C({stable}), C({release}), C({step}) and C({weight}) are replaced.
+          - In queries, URLs and headers C({version}), C({stable}), C({release}), C({step}), C({weight}) are replaced.
           - Each has a name and one of C(promql), C(http) and C(job). See the guide on judging.
         type: list
         elements: dict

@@ -27,6 +27,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import R
 from ansible_collections.progressive.istio.plugins.module_utils._routes import RouteError
 from ansible_collections.progressive.istio.plugins.module_utils._world import Target
 
+REASON_LENGTH = 300  # it becomes part of the record
+
 ANALYSIS_SPEC: Mapping[str, Any] = {
     "source": {"type": "str", "choices": ["proxies", "prometheus"], "default": "proxies"},
     "prometheus": {"type": "dict", "options": dict(PROMETHEUS_SPEC)},
@@ -125,6 +127,7 @@ def want(params: Mapping[str, Any]) -> Want:
         stable=params["stable_version"],
         steps=tuple(Step(step["weight"], step["min_seconds"], step["mirror"]) for step in params["steps"]),
         state=params["state"],
+        reason=" ".join(params["reason"].split())[:REASON_LENGTH],
         tolerance=tolerance(analysis),
         min_coverage=analysis["min_coverage"],
         capacity=analysis["capacity"],

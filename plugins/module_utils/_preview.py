@@ -34,6 +34,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._planner import 
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
+    HELD,
     PROGRESSING,
     PROMOTED,
     Record,
@@ -60,10 +61,8 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
     findings: Sequence[Finding] = ()
     if isinstance(decision, Resume):
         record = decision.record
-        aborting = want.state == "aborted" or decision.changed
-        writes = [record.ended(ABORTED, now, decision.changed or "asked for")] if aborting else _rest(record, now)
-        text = f"release {record.id} is {record.phase} at step {record.step + 1} of {len(record.steps)}"
-        text += f"; it would be aborted: {decision.changed or 'asked for'}" if aborting else "; it would go on"
+        writes, then = _resumed(want, decision, now)
+        text = f"release {record.id} is {record.phase} at step {record.step + 1} of {len(record.steps)}; {then}"
     else:
         first = decision.first if isinstance(decision, Adopt) else 0
         steps = want.steps
@@ -99,6 +98,17 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         "diff": _diff(state, writes[0]) if writes else {},
         **({"checks": _checks(world, want, record)} if want.checks else {}),
     }
+
+
+def _resumed(want: Want, decision: Resume, now: float) -> tuple[list[Record], str]:
+    """What would be written of a release that is under way, and in words what would become of it."""
+    record, why = decision.record, decision.changed or want.reason or "asked for"
+    if want.state == "aborted" or decision.changed:
+        return [record.ended(ABORTED, now, why)], f"it would be aborted: {why}"
+    if want.state == "paused":
+        held = record.phase == HELD
+        return [] if held else [record.ended(HELD, now, why)], "it stays so" if held else f"it would be held: {why}"
+    return _rest(record, now), "it would go on"
 
 
 def _checks(world: LiveWorld, want: Want, record: Record) -> list[dict[str, Any]]:
