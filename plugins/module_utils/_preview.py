@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ansible_collections.progressive.istio.plugins.module_utils._checks import Answer, Job, about
+from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Job, about
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, covered, judge_again
 from ansible_collections.progressive.istio.plugins.module_utils._find import NoRouteObject
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
@@ -71,7 +71,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         )
         record = replace(record, audience=want.audience, observe=want.observe)
         world.rehearse(state, record)
-        world.checks.rehearse(want.checks, about(record))
+        world.checks.rehearse(want.checks, _subject(record))
         writes = [record, *_rest(record, now)]
         share = state.weight_of(record.canary.name)
         text = f"would release {record.canary.name} (now {share} %) against {record.stable.name}"
@@ -111,12 +111,17 @@ def _resumed(want: Want, decision: Resume, now: float) -> tuple[list[Record], st
     return _rest(record, now), "it would go on"
 
 
+def _subject(record: Record) -> About:
+    """What checks are asked about; the identifier of a release that has not begun has to do for a Job's name."""
+    return replace(about(record), release=record.id.strip("()"))
+
+
 def _checks(world: LiveWorld, want: Want, record: Record) -> list[dict[str, Any]]:
     """The user's checks, asked now; a Job is not made."""
     answers = {
         check.name: Answer("unknown", "its Job would be made in each step")
         if isinstance(check.asks, Job)
-        else world.checks.answer(check, about(record))
+        else world.checks.answer(check, _subject(record))
         for check in want.checks
     }
     return [{"name": name, "state": answer.state, "text": answer.text} for name, answer in answers.items()]
