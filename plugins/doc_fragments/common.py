@@ -252,52 +252,52 @@ options:
                 description: Whom to ask, with the fields of O(analysis.prometheus), which is the default.
                 type: dict
                 suboptions:
-                url:
-                  description: What comes before C(/api/v1/query).
-                  type: str
-                service:
-                  description:
-                    - C(namespace/name:port) of its Service, which is asked through the API server. Takes the right to
-                      get C(services/proxy) there. C(namespace/https:name:port) where it speaks TLS.
-                  type: str
-                bearer_token:
-                  description: Token for O(analysis.checks[].promql.prometheus.url).
-                  type: str
-                username:
-                  description: Name for O(analysis.checks[].promql.prometheus.url).
-                  type: str
-                password:
-                  description: Password for O(analysis.checks[].promql.prometheus.url).
-                  type: str
-                headers:
-                  description: More headers, for example C(X-Scope-OrgID) for a tenant.
-                  type: dict
-                  default: {}
-                ca_cert:
-                  description: File of certificates to trust for O(analysis.checks[].promql.prometheus.url).
-                  type: path
-                client_cert:
-                  description: File of the certificate to show to O(analysis.checks[].promql.prometheus.url).
-                  type: path
-                client_key:
-                  description: File of its key, where it is not in the same file.
-                  type: path
-                validate_certs:
-                  description: Whether the certificate of O(analysis.checks[].promql.prometheus.url) is checked.
-                  type: bool
-                  default: true
-                timeout:
-                  description: Longest time to wait for an answer, in seconds.
-                  type: float
-                  default: 5.0
-                max_age:
-                  description: Has no meaning for a single query.
-                  type: float
-                  default: 60.0
-                labels:
-                  description: Has no meaning for a query that is given.
-                  type: dict
-                  default: {}
+                  url:
+                    description: What comes before C(/api/v1/query).
+                    type: str
+                  service:
+                    description:
+                      - C(namespace/name:port) of its Service, which is asked through the API server. Takes the right to
+                        get C(services/proxy) there. C(namespace/https:name:port) where it speaks TLS.
+                    type: str
+                  bearer_token:
+                    description: Token for O(analysis.checks[].promql.prometheus.url).
+                    type: str
+                  username:
+                    description: Name for O(analysis.checks[].promql.prometheus.url).
+                    type: str
+                  password:
+                    description: Password for O(analysis.checks[].promql.prometheus.url).
+                    type: str
+                  headers:
+                    description: More headers, for example C(X-Scope-OrgID) for a tenant.
+                    type: dict
+                    default: {}
+                  ca_cert:
+                    description: File of certificates to trust for O(analysis.checks[].promql.prometheus.url).
+                    type: path
+                  client_cert:
+                    description: File of the certificate to show to O(analysis.checks[].promql.prometheus.url).
+                    type: path
+                  client_key:
+                    description: File of its key, where it is not in the same file.
+                    type: path
+                  validate_certs:
+                    description: Whether the certificate of O(analysis.checks[].promql.prometheus.url) is checked.
+                    type: bool
+                    default: true
+                  timeout:
+                    description: Longest time to wait for an answer, in seconds.
+                    type: float
+                    default: 5.0
+                  max_age:
+                    description: Has no meaning for a single query.
+                    type: float
+                    default: 60.0
+                  labels:
+                    description: Has no meaning for a query that is given.
+                    type: dict
+                    default: {}
           http:
             description: A GET from the host that runs the task. Redirects are answers, they are not followed.
             type: dict
