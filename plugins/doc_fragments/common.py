@@ -224,6 +224,97 @@ options:
             said once, and not looked at.
         type: bool
         default: true
+      checks:
+        description:
+          - Checks of your own, for M(progressive.istio.istio_canary). Each is asked in every step, and nothing passes
+            while the last answer of any of them is not ok. What could not be answered is no failure, and no pass.
+          - In queries, URLs and headers C({version}), C({stable}), C({release}), C({step}), C({weight}) are replaced.
+          - Each has a name and one of C(promql), C(http) and C(job). See the guide on judging.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          name:
+            description: At most 30 of a-z, 0-9 and C(-).
+            type: str
+            required: true
+          promql:
+            description:
+              - A query with one number as its answer, and its limits, the one, the other or both.
+              - The default is to ask O(analysis.prometheus). C(max_age) and C(labels) have no meaning here.
+            type: dict
+            suboptions:
+              query:
+                description: PromQL, asked as of now. More than one series, none, or NaN are no answer.
+                type: str
+                required: true
+              min:
+                description: The least number that is ok.
+                type: float
+              max:
+                description: The greatest number that is ok.
+                type: float
+              <prometheus>
+          http:
+            description: A GET from the host that runs the task. Redirects are answers, they are not followed.
+            type: dict
+            suboptions:
+              url:
+                description: What to ask. Results name it without user, password and query.
+                type: str
+                required: true
+              status:
+                description: The status that is ok.
+                type: int
+                default: 200
+              timeout:
+                description: Longest time to wait, in seconds, up to 30.
+                type: float
+                default: 5.0
+              headers:
+                description: Headers that anybody may see.
+                type: dict
+                default: {}
+              secret_headers:
+                description: Headers whose values no result shows.
+                type: dict
+                default: {}
+              ca_cert:
+                description: File of certificates to trust.
+                type: path
+              validate_certs:
+                description: Whether the certificate is checked.
+                type: bool
+                default: true
+          job:
+            description:
+              - A Job that must succeed, made once for each step in O(namespace), and deleted when the step is over. One
+                that has failed stays an hour for its logs. Exactly one of template and cronjob.
+              - Its containers have C(CANARY_VERSION), C(CANARY_STABLE), C(CANARY_RELEASE), C(CANARY_STEP) and
+                C(CANARY_WEIGHT). Its pods have no sidecar, unless they have the label C(sidecar.istio.io/inject).
+            type: dict
+            suboptions:
+              template:
+                description: Manifest of the Job. Its name is set.
+                type: dict
+              cronjob:
+                description: Name of a CronJob, which may be suspended, to make it of.
+                type: str
+          on_failure:
+            description:
+              - V(wait) for an answer that is ok, until O(analysis.max_wait).
+              - V(abort) takes the release back after O(analysis.checks[].failures), or when its Job has failed.
+            type: str
+            choices: [wait, abort]
+            default: wait
+          failures:
+            description: How many failures in a row it takes. No answer neither counts nor ends the row.
+            type: int
+            default: 3
+          interval:
+            description: Seconds from an answer to the next question. An answer is good for twice as long.
+            type: float
+            default: 15.0
       interval:
         description: Time between two looks at the proxies, in seconds.
         type: float
@@ -243,7 +334,11 @@ options:
         type: str
         choices: [hold, abort, promote]
         default: hold
-""".replace("      <prometheus>\n", textwrap.indent(PROMETHEUS_OPTION, 6 * " "))
+"""
+    for _indent in (6, 14):  # the Prometheus of a release, and one of a check's own
+        RELEASE = RELEASE.replace(
+            f"\n{_indent * ' '}<prometheus>\n", "\n" + textwrap.indent(PROMETHEUS_OPTION, _indent * " ")
+        )
 
     # Where a Prometheus is, alone.
     PROMETHEUS = "options:\n" + textwrap.indent(PROMETHEUS_OPTION, 2 * " ")

@@ -34,7 +34,8 @@ def held_back(verdict: Verdict, capacity: Capacity, canary: str, stable: str) ->
     lacks = capacity.short.get(canary, ())
     if verdict.kind != "pass" or not lacks or capacity.short.get(stable):
         return verdict
-    return replace(verdict, kind="wait", reason=f"{canary} is short of capacity: {'; '.join(lacks[:SHOWN])}")
+    reason = f"{canary} is short of capacity: {'; '.join(lacks[:SHOWN])}"
+    return replace(verdict, kind="wait", reason=reason, decided_by="capacity")
 
 
 def capacity_of(

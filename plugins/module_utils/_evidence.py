@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
+from ansible_collections.progressive.istio.plugins.module_utils._checks import Round, unpacked
 from ansible_collections.progressive.istio.plugins.module_utils._gate import compact
 from ansible_collections.progressive.istio.plugins.module_utils._looks import (
     Counts,
@@ -99,6 +100,7 @@ class Evidence:
     also: Mapping[str, tuple[Window, ...]] = field(default_factory=dict)  # by name of each metric beside errors
     edge: float = 0.0  # in ms: slower requests are those that LATENCY counts as bad
     blame: Mapping[str, int] = field(default_factory=dict)  # the canary's bad answers by pod address and by code
+    checks: Round = field(default_factory=Round)  # the user's own, in the present step
 
 
 def panel_of(evidence: Evidence, tolerance: Tolerance, latency: Tolerance | None = None) -> Panel:
@@ -165,6 +167,7 @@ def dumps(evidence: Evidence) -> str:
         "served": {uid: _packed(p) for uid, p in look.served.items()},
         "coverage": list(astuple(evidence.coverage)),
         "before": list(evidence.before),
+        "checks": evidence.checks.packed(),
     }
     text = json.dumps(data, separators=(",", ":"))
     if len(text) > MAX_BYTES:
@@ -240,6 +243,7 @@ def loads(text: str) -> Evidence:
             {str(name): _windows(rows) for name, rows in data.get("also", {}).items()},
             float(data.get("edge", 0.0)),
             {str(what): int(number) for what, number in data.get("blame", {}).items()},
+            unpacked(data["checks"]) if "checks" in data else Round(),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, EvidenceError):

@@ -12,6 +12,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.progressive.istio.plugins.module_utils import _cluster
 from ansible_collections.progressive.istio.plugins.module_utils._audience import parse
+from ansible_collections.progressive.istio.plugins.module_utils._checks_world import CHECK_SPEC, checks_of
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want, check_want
 from ansible_collections.progressive.istio.plugins.module_utils._prometheus_http import PROMETHEUS_SPEC
@@ -25,6 +26,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
 from ansible_collections.progressive.istio.plugins.module_utils._record import RecordError, Step
 from ansible_collections.progressive.istio.plugins.module_utils._routes import RouteError
 from ansible_collections.progressive.istio.plugins.module_utils._world import Target
+
+REASON_LENGTH = 300  # it becomes part of the record
 
 ANALYSIS_SPEC: Mapping[str, Any] = {
     "source": {"type": "str", "choices": ["proxies", "prometheus"], "default": "proxies"},
@@ -41,6 +44,7 @@ ANALYSIS_SPEC: Mapping[str, Any] = {
     "observe": {"type": "bool", "default": False},
     "min_coverage": {"type": "float", "default": 0.8},
     "capacity": {"type": "bool", "default": True},
+    "checks": {"type": "list", "elements": "dict", "default": [], "options": dict(CHECK_SPEC)},
     "interval": {"type": "float", "default": 1.0},
     "max_wait": {"type": "float", "default": 900.0},
     "max_hold": {"type": "float", "default": 3600.0},
@@ -123,9 +127,11 @@ def want(params: Mapping[str, Any]) -> Want:
         stable=params["stable_version"],
         steps=tuple(Step(step["weight"], step["min_seconds"], step["mirror"]) for step in params["steps"]),
         state=params["state"],
+        reason=" ".join(params["reason"].split())[:REASON_LENGTH],
         tolerance=tolerance(analysis),
         min_coverage=analysis["min_coverage"],
         capacity=analysis["capacity"],
+        checks=checks_of(analysis),
         latency=slowness(analysis),
         edge=analysis["latency_edge"],
         warm_up=analysis["warm_up"],

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
+from ansible_collections.progressive.istio.plugins.module_utils._checks import Check
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import LATENCY_FLOOR
@@ -27,6 +28,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import Tolerance, Verdict
 
+STOPPING = ("aborted", "paused")  # states that end what is under way, whoever runs it
 INCONCLUSIVE = ("hold", "abort", "promote")
 
 
@@ -42,6 +44,7 @@ class Want:
     stable: str = ""
     steps: tuple[Step, ...] = ()
     state: str = "promoted"
+    reason: str = ""  # of STOPPING
     tolerance: Tolerance = field(default_factory=Tolerance)
     interval: float = 1.0
     max_wait: float = 900.0
@@ -59,6 +62,7 @@ class Want:
     edge: float = 0.0  # of latency in ms; 0: chosen by what stable is like
     warm_up: float = 10.0  # in which latency is not judged
     observe: bool = False
+    checks: tuple[Check, ...] = ()
     audience: Audience = field(default_factory=Audience)
     drain_timeout: float = 60.0  # of retired
 
@@ -204,6 +208,8 @@ def check_want(want: Want) -> None:
         if want.canary == want.stable:
             raise ReleaseError(f"canary_version and stable_version are both '{want.canary}'")
         _check_steps(want.steps, bool(want.audience.cohort))
+    if want.reason and want.state not in STOPPING:
+        raise ReleaseError(f"reason is for state aborted and paused, not for {want.state}")
     if want.until_step is not None and want.until_step < 1:
         raise ReleaseError(f"until_step is {want.until_step}; steps count from 1")
     if want.on_inconclusive not in INCONCLUSIVE:
@@ -269,8 +275,9 @@ def admit(want: Want, state: State) -> Decision:
     record = state.record
     if record and record.phase in (PROGRESSING, HELD):
         return _running(want, state, record)
-    if want.state == "aborted":
-        return Done(record.phase if record else "none", "no release is running; nothing to abort")
+    if want.state in STOPPING:
+        what = "abort" if want.state == "aborted" else "pause"
+        return Done(record.phase if record else "none", f"no release is running; nothing to {what}")
     canary = _known(state, want.canary)
     taken_back = record and record.phase == ABORTED and record.canary == canary.version
     if record and taken_back and not want.retry and not state.weights.get(want.canary, 0):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Job, about
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, covered, judge_again
 from ansible_collections.progressive.istio.plugins.module_utils._find import NoRouteObject
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
@@ -33,6 +34,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._planner import 
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
+    HELD,
     PROGRESSING,
     PROMOTED,
     Record,
@@ -59,10 +61,8 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
     findings: Sequence[Finding] = ()
     if isinstance(decision, Resume):
         record = decision.record
-        aborting = want.state == "aborted" or decision.changed
-        writes = [record.ended(ABORTED, now, decision.changed or "asked for")] if aborting else _rest(record, now)
-        text = f"release {record.id} is {record.phase} at step {record.step + 1} of {len(record.steps)}"
-        text += f"; it would be aborted: {decision.changed or 'asked for'}" if aborting else "; it would go on"
+        writes, then = _resumed(want, decision, now)
+        text = f"release {record.id} is {record.phase} at step {record.step + 1} of {len(record.steps)}; {then}"
     else:
         first = decision.first if isinstance(decision, Adopt) else 0
         steps = want.steps
@@ -71,6 +71,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         )
         record = replace(record, audience=want.audience, observe=want.observe)
         world.rehearse(state, record)
+        world.checks.rehearse(want.checks, _subject(record))
         writes = [record, *_rest(record, now)]
         share = state.weight_of(record.canary.name)
         text = f"would release {record.canary.name} (now {share} %) against {record.stable.name}"
@@ -95,7 +96,35 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         "findings": _findings(findings),
         "plan": [_line(state, want, written, traffic) for written in writes],
         "diff": _diff(state, writes[0]) if writes else {},
+        **({"checks": _checks(world, want, record)} if want.checks else {}),
     }
+
+
+def _resumed(want: Want, decision: Resume, now: float) -> tuple[list[Record], str]:
+    """What would be written of a release that is under way, and in words what would become of it."""
+    record, why = decision.record, decision.changed or want.reason or "asked for"
+    if want.state == "aborted" or decision.changed:
+        return [record.ended(ABORTED, now, why)], f"it would be aborted: {why}"
+    if want.state == "paused":
+        held = record.phase == HELD
+        return [] if held else [record.ended(HELD, now, why)], "it stays so" if held else f"it would be held: {why}"
+    return _rest(record, now), "it would go on"
+
+
+def _subject(record: Record) -> About:
+    """What checks are asked about; the identifier of a release that has not begun has to do for a Job's name."""
+    return replace(about(record), release=record.id.strip("()"))
+
+
+def _checks(world: LiveWorld, want: Want, record: Record) -> list[dict[str, Any]]:
+    """The user's checks, asked now; a Job is not made."""
+    answers = {
+        check.name: Answer("unknown", "its Job would be made in each step")
+        if isinstance(check.asks, Job)
+        else world.checks.answer(check, _subject(record))
+        for check in want.checks
+    }
+    return [{"name": name, "state": answer.state, "text": answer.text} for name, answer in answers.items()]
 
 
 def _rest(record: Record, now: float) -> list[Record]:

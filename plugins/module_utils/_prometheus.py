@@ -123,23 +123,48 @@ def span(before: Look | None, now: float, max_age: float) -> float:
 
 def parse(body: bytes) -> list[Series]:
     """The raw series of an answer to /api/v1/query. Raises Unusable: an error, part of an answer, something else."""
+    data = _answered(body)
     try:
-        data = json.loads(body)
-        status = data["status"]
-    except (ValueError, KeyError, TypeError):
-        raise Unusable(f"its answer is not Prometheus': {body[:80]!r}") from None
-    if status != "success":
-        raise Unusable(f"{data.get('errorType') or 'error'}: {_line(data.get('error'))}")
-    if data.get("warnings"):
-        raise Unusable(f"its answer is not complete: {_line(data['warnings'][0])}")
-    try:
-        if data["data"]["resultType"] != "matrix":
-            raise Unusable(f"it answers with a {data['data']['resultType']} instead of raw samples")
-        return [Series(dict(one["metric"]), tuple(_points(one["values"]))) for one in data["data"]["result"]]
+        if data["resultType"] != "matrix":
+            raise Unusable(f"it answers with a {data['resultType']} instead of raw samples")
+        return [Series(dict(one["metric"]), tuple(_points(one["values"]))) for one in data["result"]]
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, Unusable):
             raise
-        raise Unusable(f"its answer is not Prometheus': {body[:80]!r}") from None
+        raise _not_its(body) from None
+
+
+def _answered(body: bytes) -> Mapping[str, Any]:
+    """What is in a complete answer."""
+    try:
+        answer = json.loads(body)
+        status, data = answer["status"], answer.get("data") or {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _not_its(body) from None
+    if status != "success":
+        raise Unusable(f"{answer.get('errorType') or 'error'}: {_line(answer.get('error'))}")
+    if answer.get("warnings"):
+        raise Unusable(f"its answer is not complete: {_line(answer['warnings'][0])}")
+    found: Mapping[str, Any] = data
+    return found
+
+
+def _not_its(body: bytes) -> Unusable:
+    return Unusable(f"its answer is not Prometheus': {body[:80]!r}")
+
+
+def values(body: bytes) -> list[float]:
+    """The numbers of an answer to /api/v1/query: one for a scalar, one for each series of a vector. Raises Unusable."""
+    data = _answered(body)
+    try:
+        kind, found = data["resultType"], data["result"]
+        if kind == "scalar":
+            return [float(found[1])]
+        if kind == "vector":
+            return [float(one["value"][1]) for one in found]
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise _not_its(body) from None
+    raise Unusable(f"it answers with a {kind} instead of a number; has the query a range in the outermost place?")
 
 
 def _points(values: Iterable[Any]) -> Iterator[tuple[float, int]]:

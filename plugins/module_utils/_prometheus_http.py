@@ -45,6 +45,10 @@ PROMETHEUS_SPEC: Mapping[str, Any] = {
 }
 
 
+class BadQuery(NoAnswer):
+    """It has read the query, and it is no PromQL."""
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """Where a Prometheus is, and how to get in. Of ``url`` and ``service`` one is empty; ``max_age`` in seconds."""
@@ -161,6 +165,8 @@ class Prometheus:
             raise NoAnswer(
                 f"{self.name} answers with more than {MAX_BYTES // 1024 // 1024} MiB; use labels to ask less"
             )
+        if status == 400:
+            raise BadQuery(f"{self.name} answers {status}: {_said(body)}")
         if status != 200:
             raise NoAnswer(f"{self.name} answers {status}: {_said(body)}")
         return body

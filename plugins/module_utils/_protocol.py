@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ansible_collections.progressive.istio.plugins.module_utils._capacity import Capacity
+from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Check
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
@@ -63,6 +64,19 @@ class Programmed(Protocol):
         """What is known of the proxies of a large mesh that were not asked; empty where all were."""
 
 
+class Asker(Protocol):
+    """Who asks the user's own checks."""
+
+    def rehearse(self, checks: Sequence[Check], subject: About) -> None:
+        """Try what can be tried without a write. Raises ReleaseError for what cannot work."""
+
+    def ask(self, check: Check, subject: About) -> Answer | None:
+        """Begin to ask, or bring the answer; None while there is none yet. Does not raise."""
+
+    def tidy(self, jobs: Sequence[str]) -> None:
+        """Delete these Jobs of checks. Does not raise."""
+
+
 class World(Protocol):
     """All that a release sees and does; times are the API server's, in seconds.
 
@@ -107,6 +121,10 @@ class World(Protocol):
 
     def capacity(self) -> Capacity:
         """What the versions are short of, as far as anybody tells. Does not raise."""
+
+    @property
+    def checks(self) -> Asker:
+        """Who asks the user's own checks."""
 
     def look(self) -> Look:
         """The counters of all proxies that send requests to the service."""

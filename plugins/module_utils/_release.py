@@ -15,9 +15,11 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ansible_collections.progressive.istio.plugins.module_utils._checks import about
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import damage, totals
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
+    STOPPING,
     Adopt,
     Done,
     Outcome,
@@ -62,6 +64,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._writes import (
     Writes,
 )
 
+CATCH_UP_SECONDS = 30.0  # nobody may have looked for longer than max_wait, at a release that waited after a step
 CONFIRM_SECONDS = 0.1  # between looks at the proxies while a change is on its way
 FULL = 100
 
@@ -92,6 +95,7 @@ class Release:
     def run(self, budget: float) -> Outcome:
         """One pass. Raises ReleaseError for what the user has to mend, Stopped and Orphaned when it must not go on."""
         self.deadline = self.world.now() + budget
+        self.caught_up = self.world.now() + (0.0 if self.continued else min(CATCH_UP_SECONDS, budget))
         state = self.writes.observe(UNREACHABLE_SECONDS if self.continued else 0.0)
         self.want = resolve(self.want, state)
         state = self._repair(state)
@@ -102,11 +106,12 @@ class Release:
             return self._outcome(decision.phase, decision.text, weight=state.weight_of(self.want.canary))
         # Before anything is written, and before the lease.
         work = decision if isinstance(decision, Resume) else self._prepare(decision, state)
-        # Taking a release back must not wait for whoever runs it: that run sees the record change, and stops.
-        holder = "" if self.want.state == "aborted" else self.world.acquire()
+        # Taking it back, or holding it, must not wait for whoever runs it: that run sees the record change, and stops.
+        stopping = self.want.state in STOPPING
+        holder = "" if stopping else self.world.acquire()
         if holder:
             raise Stopped(f"this release is being run by {holder}; wait for it, or end that run first")
-        self.writes.renewed = None if self.want.state == "aborted" else self.world.now()
+        self.writes.renewed = None if stopping else self.world.now()
         outcome = None
         try:
             outcome = self._resume(work) if isinstance(work, Resume) else self._drive(self._start(work, state))
@@ -121,15 +126,27 @@ class Release:
     def _resume(self, decision: Resume) -> Outcome:
         record = decision.record
         self.watch.load(record)
-        if self.want.state == "aborted":
-            return self._abort(record, f"asked for by {self.world.identity()}", asked_for=True)
+        if self.want.state in STOPPING:
+            return self._stop(record)
         if decision.changed:
             return self._abort(record, decision.changed)
+        if record.phase == HELD and self.continued:  # by somebody else, between two passes of this run
+            return self._outcome(HELD, record.reason, failed=True, record=record)
         if record.phase == HELD:
             return self._look_again(record)
         if not self.continued:
             self.say(f"goes on with release {record.id} at step {self._step(record)}")
         return self._drive(record)
+
+    def _stop(self, record: Record) -> Outcome:
+        """Somebody wants it taken back, or held."""
+        by = f"asked for by {self.world.identity()}"
+        reason = f"{self.want.reason} ({by})" if self.want.reason else by
+        if self.want.state == "aborted":
+            return self._abort(record, reason, asked_for=True)
+        if record.phase == HELD:
+            return self._outcome(HELD, record.reason, record=record)
+        return self._hold(record, reason, asked_for=True)
 
     def _prepare(self, decision: Start | Adopt, state: State) -> Record:
         """The record of a release that may begin. Raises ReleaseError for what keeps it from that."""
@@ -138,6 +155,7 @@ class Release:
         settle(self.world.preflight(state, look), self.want.preflight == "enforce", self.say)
         record = self._record_for(decision, state)
         self.world.rehearse(state, record)
+        self.world.checks.rehearse(self.want.checks, about(record))
         return record
 
     def _record_for(self, decision: Start | Adopt, state: State) -> Record:
@@ -224,7 +242,7 @@ class Release:
                     record = self._next(record)
                     written, confirmed_at = self.world.now(), None
                 continue
-            if now - record.since > self.want.max_wait:
+            if now - record.since > self.want.max_wait and now >= self.caught_up:
                 return self._inconclusive(record, verdict, confirmed_at is not None)
             self._progress(record, verdict)
             self.watch.save()
@@ -300,17 +318,17 @@ class Release:
 
     def _over(self, record: Record) -> Outcome | None:
         """What ends with a step that is done: the release, or this run; nothing if the next step follows."""
-        if record.step + 1 == len(record.steps):
-            return self._promote(record)
-        if self.want.until_step is not None and record.step + 1 >= self.want.until_step:
+        steps, stop = len(record.steps), self.want.until_step
+        if stop is not None and stop <= steps and record.step + 1 >= stop:
             self.watch.save(force=True)
             return self._outcome(PROGRESSING, f"waits after step {self._step(record)}", record=record)
-        return None
+        return self._promote(record) if record.step + 1 == steps else None
 
     def _next(self, record: Record) -> Record:
         self.watch.save(force=True)
         following = record.at(record.step + 1, self.world.now())
         self.writes.write(following, expect=record)
+        self.watch.tidy()
         self.watch.panel.begin_step(following.step, following.present.judged)
         return following
 
@@ -339,6 +357,7 @@ class Release:
             if answer.lagging:
                 late = "; ".join(answer.lagging[:5])
                 self.say(f"PROMOTED  still with cohort, cookie or mirror of this release: {late}")
+        self.watch.tidy()
         self.say(f"PROMOTED  {record.canary.name} has all traffic  {totals(self.watch.evidence)}")
         return self._outcome(PROMOTED, f"{record.canary.name} has all traffic", record=ended)
 
@@ -364,6 +383,7 @@ class Release:
         for text in filter(None, (damage(self.watch.evidence), self._origin())):
             self.say(f"ABORTED  {text}")
         self.watch.save(force=True)
+        self.watch.tidy()
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self._outcome(ABORTED, text, failed=not asked_for, record=ended)
 
@@ -386,12 +406,13 @@ class Release:
                 return answer
             self.world.sleep(CONFIRM_SECONDS)
 
-    def _hold(self, record: Record, reason: str) -> Outcome:
+    def _hold(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
         held = record.ended(HELD, self.world.now(), reason)
         self.watch.save(force=True)
         self.writes.write(held, expect=record, move=False, force=True)
+        self.watch.tidy()
         self.say(f"HELD  step {self._step(record)}  {reason}")
-        return self._outcome(HELD, reason, failed=True, record=held)
+        return self._outcome(HELD, reason, failed=not asked_for, record=held)
 
     def _ended(self, record: Record, state: State, verdict: Verdict) -> Outcome | None:
         """What ends a release at once, whatever else is so."""

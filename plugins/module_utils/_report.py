@@ -52,6 +52,8 @@ def result_of(outcome: Outcome, events: list[dict[str, Any]]) -> dict[str, Any]:
             steps=len(outcome.record.steps),
             weights=outcome.record.weights(),
         )
+    if outcome.evidence and outcome.evidence.checks.tallies:
+        result["checks"] = outcome.evidence.checks.shown()
     if outcome.verdict:
         result["verdict"] = outcome.verdict.to_dict()
     return result

@@ -143,7 +143,7 @@ class Verdict:
     reason: str
     metric: str = ERRORS
     words: str = "bad"  # what the bad requests of this metric are, for a line
-    decided_by: str = ERRORS  # the metric that made it what it is
+    decided_by: str = ERRORS  # what made it what it is: a metric, capacity, or checks
     also: tuple[Verdict, ...] = ()  # on the other metrics, each by itself
 
     def to_dict(self) -> dict[str, Any]:
@@ -258,6 +258,8 @@ def evidence(verdict: Verdict, canary: str, stable: str) -> str:
     shown = part.release if verdict.kind == "fail" else part.counts
     if not shown.n_c or verdict.kind == "routing":
         return verdict.reason
+    if verdict.decided_by not in (verdict.metric, *(one.metric for one in verdict.also)):
+        return f"{verdict.reason}  {_compared(part, shown, canary, stable)}"  # something beside the counts decides
     parts = [_compared(part, shown, canary, stable)]
     proven = part.e_fail >= -log(part.alpha_fail)
     if verdict.kind in ("no_data", "environment") or (verdict.kind == "fail" and not proven):

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
 from ansible_collections.progressive.istio.plugins.module_utils._capacity import held_back
+from ansible_collections.progressive.istio.plugins.module_utils._checks import Checks, of_step
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
     Coverage,
     Evidence,
@@ -40,7 +41,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._metrics import 
 from ansible_collections.progressive.istio.plugins.module_utils._panel import Panel
 from ansible_collections.progressive.istio.plugins.module_utils._plan import State, Want
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Lost, Orphaned, Unreachable, World
-from ansible_collections.progressive.istio.plugins.module_utils._record import Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, Record
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import (
     ERRORS,
     LATENCY,
@@ -53,6 +54,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._verdict import 
 SAVE_SECONDS = 10.0  # evidence is written at most this often, and at events
 UNREADY_SECONDS = 10.0  # a canary without any ready pod for this long has failed, whatever the counters say
 BASELINE_SECONDS = 10.0
+CHECKS_SECONDS = 0.2  # between looks for the answers of checks, where a release waits for them
 EVERYTHING = 100  # percent: nothing is left for stable
 STARVED = 1000  # percent times requests: by chance less than once in 20,000 times
 
@@ -66,6 +68,7 @@ class Watch:
         self.flows = Flows()
         self.verdict: Verdict | None = None
         self.evidence: Evidence | None = None
+        self._checks = Checks(want.checks, world.checks.ask)
         self._saved = float("-inf")
         self._unready_since: float | None = None
         self._without_canary = 0  # stable's requests since the last one of the canary
@@ -151,8 +154,29 @@ class Watch:
         )
         if self.want.capacity and record.present.judged:
             verdict = held_back(verdict, self.world.capacity(), record.canary.name, record.stable.name)
-        self.verdict = verdict
+        self.verdict = verdict = self._checked(verdict, record, settled)
         return verdict
+
+    def _checked(self, verdict: Verdict, record: Record, settled: bool) -> Verdict:
+        """The verdict with what the user's own checks say. A held release is looked at once, and waits for them."""
+        if not self.want.checks or self.evidence is None:
+            return verdict
+        while settled:
+            found = self._checks.look(self.evidence.checks, record, self.world.now())
+            found, news = self._checks.news(found)
+            self.evidence = replace(self.evidence, checks=found)
+            if news:
+                self.say(f"step {record.step + 1}/{len(record.steps)}  {record.present.title}  {news}")
+            if not (self._checks.waiting and record.phase == HELD):
+                break
+            self.world.sleep(CHECKS_SECONDS)
+        return self._checks.decided(verdict, of_step(self.evidence.checks, record), self.world.now())
+
+    def tidy(self) -> None:
+        """At the end of a step: the Jobs of its checks go, but for those that have failed."""
+        jobs = self.evidence.checks.leftover() if self.evidence else ()
+        if jobs:
+            self.world.checks.tidy(jobs)
 
     def _by_weight(self, state: State, record: Record, settled: bool) -> bool:
         """Whether in the window that ends now nothing but the step's weight has split the requests."""

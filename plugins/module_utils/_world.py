@@ -15,6 +15,7 @@ from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
 from ansible_collections.progressive.istio.plugins.module_utils._capacity import Capacity
 from ansible_collections.progressive.istio.plugins.module_utils._capacity_world import CapacityReader
+from ansible_collections.progressive.istio.plugins.module_utils._checks_world import CheckReader
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import NO_FORWARD, ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import is_delegate
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
@@ -112,6 +113,7 @@ class LiveWorld:
         self._observed, self._observed_at = Observed({}, ()), float("-inf")
         self._routed_elsewhere: bool | None = None
         self._capacity = CapacityReader(cluster, namespace, say)
+        self.checks = CheckReader(cluster, namespace, run, lambda: self.service().selector)
         self._lease = Lease(cluster, namespace, self.own_name, run, say)
 
     # ------------------------------------------------------------ time and life

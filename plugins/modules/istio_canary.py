@@ -38,13 +38,19 @@ options:
     description:
       - V(promoted) releases O(canary_version), and goes on with a release that is under way or held.
       - V(aborted) takes a running release back. Without one it does nothing.
+      - V(paused) holds a running release at its present weight, until it is promoted or aborted. The next run with
+        V(promoted) goes on where the evidence allows it. Nobody looks at the canary in between.
       - V(retired) takes a version without traffic out. First its destination out of all route objects, until no proxy
         routes there; then it waits until no request to it is under way in any client's proxy; then its subset out of
         the DestinationRules of the namespace. After that its workload may be scaled down or deleted. It is the version
         that a promoted release has left behind, or O(stable_version).
     type: str
-    choices: [promoted, aborted, retired]
+    choices: [promoted, aborted, paused, retired]
     default: promoted
+  reason:
+    description: Why, with V(aborted) and V(paused) of O(state). It is in the record and in the result.
+    type: str
+    default: ''
   canary_version:
     description: The version to release, see O(route_kind). Needed for O(state=promoted).
     type: str
@@ -158,7 +164,9 @@ options:
     choices: [hold, abort, adopt]
     default: hold
   until_step:
-    description: Stop after this step (1 is the first) has passed. The next run goes on from there.
+    description:
+      - Stop after this step (1 is the first) has passed, or after the present one if that is a later one. The next run
+        goes on from there. After the last step the release is over only with the next run.
     type: int
   wait:
     description:
@@ -268,6 +276,24 @@ release_id:
   returned: when there is a release
   type: str
   sample: 9f3c21ab
+checks:
+  description: The last answer of each of O(analysis.checks) in the present step. In check mode, the answer now.
+  returned: when there are any
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Of the check.
+      type: str
+    state:
+      description: V(ok), V(failed), V(unknown) where it could not be answered, or V(running) for a Job.
+      type: str
+    text:
+      description: The exact query, URL or Job, what it answered, and what it has to be.
+      type: str
+    failures:
+      description: How many times in a row it has failed.
+      type: int
 verdict:
   description: The last verdict with every number that led to it.
   returned: when the release was judged
@@ -331,7 +357,8 @@ def main() -> None:
         argument_spec={
             **ACCESS_SPEC,
             **RELEASE_SPEC,
-            "state": {"type": "str", "choices": ["promoted", "aborted", "retired"], "default": "promoted"},
+            "state": {"type": "str", "choices": ["promoted", "aborted", "paused", "retired"], "default": "promoted"},
+            "reason": {"type": "str", "default": ""},
             "stable_version": {"type": "str", "default": ""},
             "steps": {
                 "type": "list",
@@ -384,7 +411,8 @@ def main() -> None:
         world = world_of(connect(module), target(params), run, journal.say, params["analysis"])
         if module.check_mode:
             result = {"failed": False, "finished": True, **preview(world, wish)}
-            for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"])):
+            asked = [f"check {one['name']}: {one['state']}: {one['text']}" for one in result.get("checks", [])]
+            for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"]), *asked):
                 journal.say(text)
             module.exit_json(events=journal.events, queries=queries(world), **result)
         journal.clock = world.now

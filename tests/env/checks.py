@@ -33,7 +33,19 @@ INSTALLING = "default"
 BARE = "mesh"  # begins and ends without Istio, so it goes first
 QUICK = "statistics"  # the first of the others: each installs Istio where it is missing, and two at once cannot
 ALONE = ("shapes", "upheaval")  # at the end: one needs the whole machine, one moves Istio under whatever runs beside it
-LONG = (BARE, QUICK, "audience", "clients", "delegates", "gitops", "incidents", "prometheus", "retire", *ALONE)
+LONG = (
+    BARE,
+    QUICK,
+    "audience",
+    "clients",
+    "delegates",
+    "gitops",
+    "incidents",
+    "own-checks",
+    "prometheus",
+    "retire",
+    *ALONE,
+)
 LONGEST_SCENARIO = 900.0  # seconds, on a machine that is busy with another one
 SCENARIO_OF_BOTH = "own-objects"  # a whole release by the playbook, short enough for the oldest environment, too
 GROUPS = {
@@ -46,7 +58,7 @@ GROUPS = {
     "collection": "the tarball: size, content, installed and used from elsewhere",
     "lab": "the lab is built, and its own tests",
     "molecule": "every scenario on a cluster of the lab",
-    "long": "the long scenarios: Istio by both methods, gateways, delegates, GitOps, Prometheus, shapes, incidents; named only",
+    "long": "the long scenarios: Istio by both methods, gateways, GitOps, Prometheus, shapes, incidents; named only",
 }
 
 

@@ -21,6 +21,7 @@ OUTSIDE = {
     f"module_utils/{name}"
     for name in (
         "_capacity_world",
+        "_checks_world",
         "_cluster",
         "_find",
         "_lease",

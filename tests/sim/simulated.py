@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Shown
 from ansible_collections.progressive.istio.plugins.module_utils._capacity import Capacity
+from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Check, Job
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import CODES
@@ -35,10 +36,11 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import R
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
 
 Rate = Callable[[float], float]  # bad requests per request, by time
+Says = Callable[[float, About], Answer]  # what a check answers, by time
 
 
 class Killed(BaseException):
-    """SIGKILL: nothing of the run goes on, not even its clean-up."""
+    """SIGKILL: nothing of the run goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,10 @@ class Mesh:
         self.patient = False  # whether clients wait for ever then
         self.slow: dict[str, Rate] = {}  # this part of the answers is slow
         self.capacity = Capacity()
+        self.checks: dict[str, Says] = {}  # what the user's own checks answer, by name
+        self.job_seconds = 6.0  # that a Job of a check takes to its end
+        self.jobs: dict[str, float] = {}  # when each was made
+        self.jobs_made: list[str] = []
         self.detour = 0.0  # this part of the requests of the stable version goes to the canary all the same
         self.endpoints_at: dict[str, float] = {}  # when the proxies learn of a version's endpoints
 
@@ -172,6 +178,38 @@ class Mesh:
         self.manager = manager
 
 
+class Checking:
+    """Asks the checks: the answer is there at the second look. A Job is an object that outlives a run."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self.asked: dict[str, list[About]] = {}
+        self._begun: dict[str, About] = {}
+
+    def rehearse(self, checks: Sequence[Check], subject: About) -> None:
+        pass
+
+    def ask(self, check: Check, subject: About) -> Answer | None:
+        if self._begun.get(check.name) != subject:
+            self._begun[check.name] = subject
+            self.asked.setdefault(check.name, []).append(subject)
+            return None
+        del self._begun[check.name]
+        if not isinstance(check.asks, Job):
+            return self._mesh.checks[check.name](self._mesh.time, subject)
+        name = subject.job(check.name)
+        if name not in self._mesh.jobs:
+            self._mesh.jobs[name] = self._mesh.time
+            self._mesh.jobs_made.append(name)
+        if self._mesh.time - self._mesh.jobs[name] < self._mesh.job_seconds:
+            return Answer("running", name, name)
+        return replace(self._mesh.checks[check.name](self._mesh.time, subject), job=name)
+
+    def tidy(self, jobs: Sequence[str]) -> None:
+        for name in jobs:
+            self._mesh.jobs.pop(name, None)
+
+
 class Runner:
     """One run: the World that ``Release`` works on."""
 
@@ -188,6 +226,7 @@ class Runner:
         self.mesh, self.name = mesh, name
         self.kill_before, self.kill_after = kill_before, kill_after
         self.lose_answer, self.lose_write, self.conflict = lose_answer, lose_write, conflict
+        self.checks = Checking(mesh)
         self.count = self.passes = 0
         self.dead = self.orphan = False
         self.said: list[str] = []
@@ -459,4 +498,3 @@ def check_end(mesh: Mesh, outcome: Outcome) -> None:
         assert (there.cohort, there.value, there.mirror or 0) == ((), "", 0)
     assert mesh.foreign == {"headers": {"x-team": "other"}, "timeout": "3s"}
     assert mesh.lease is None or mesh.lease[1] <= mesh.time  # a killed run leaves a lease that runs out
-    assert len({w[0] for w in mesh.writes}) >= 1

@@ -346,15 +346,6 @@ def test_an_orphan_writes_nothing_more() -> None:
     assert (len(mesh.writes), mesh.evidence) == (before, evidence)
 
 
-def test_until_step_waits_and_goes_on() -> None:
-    mesh = Mesh(21, steady(0.0), steady(0.0))
-    first = Runner(mesh).run(replace(WANT, until_step=1))
-    assert (first.phase, first.finished, first.failed, mesh.weights["v2"]) == ("progressing", True, False, 10)
-    again = Runner(mesh).run(replace(WANT, until_step=1))
-    assert (again.changed, mesh.weights["v2"]) == (False, 10)
-    assert Runner(mesh).run(WANT).phase == "promoted"
-
-
 def test_api_server_away_for_a_minute_costs_nothing() -> None:
     mesh = Mesh(22, steady(0.0), steady(0.0))
     runner = Runner(mesh)

@@ -63,7 +63,7 @@ def test_canary_hands_on_every_option_of_the_module() -> None:
     options = yaml.safe_load(module.split('DOCUMENTATION = r"""')[1].split('"""')[0])["options"]
     fragments = (ROOT / "plugins" / "doc_fragments" / "common.py").read_text()
     options |= yaml.safe_load(fragments.split('RELEASE = r"""')[1].split('"""')[0])["options"]
-    (task,) = yaml.safe_load((ROOT / "roles" / "canary" / "tasks" / "main.yml").read_text())
+    (task,) = yaml.safe_load((ROOT / "roles" / "canary" / "tasks" / "release.yml").read_text())
     assert set(task["progressive.istio.istio_canary"]) == set(options) - {"run"}
     ours = _specs("canary")["main"]["options"]
     for role_option, module_option in (("canary_analysis", "analysis"), ("canary_steps", "steps")):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
@@ -34,7 +36,10 @@ from ansible_collections.progressive.istio.plugins.module_utils._looks import (
     errors_between,
     history,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._proxies import parse_stats, stats_path
 
+HOST = "app-1.namespace-1.svc.cluster.local"
+SUBSETS = {"v1": f"v1|{HOST}", "v2": f"v2|{HOST}"}
 START = 1000.0
 OLD, YOUNG = START - 500, START + 5
 
@@ -192,6 +197,28 @@ WINDOWS = (Window(0, 10, 1.0, 5, 0, 45, 0), Window(0, 10, 1.0, 5, 1, 45, 0), Win
 
 def served(**series: Counts) -> dict[str, ProxyLook]:
     return {version: ProxyLook("ns/pod", "served:0", OLD, {version: counts}) for version, counts in series.items()}
+
+
+def test_statuses_of_grpc_calls() -> None:
+    """Names as a client's proxy on the lab has them. Which are the caller's own fault (5, not found) is left out."""
+    lines = {
+        f"cluster.outbound|9000|v2|{HOST};.upstream_rq_completed": 174,
+        f"cluster.outbound|9000|v2|{HOST};.upstream_rq_5xx": 3,
+        f"cluster.outbound|9000|v2|{HOST};.upstream_rq_503": 3,
+        f"cluster.outbound|9000|v2|{HOST};.grpc.0": 150,
+        f"cluster.outbound|9000|v2|{HOST};.grpc.5": 7,
+        f"cluster.outbound|9000|v2|{HOST};.grpc.13": 9,
+        f"cluster.outbound|9000|v2|{HOST};.grpc.14": 5,
+        f"cluster.outbound|9000|v2|{HOST};.grpc.success": 150,
+        f"cluster.outbound|9000|v2|{HOST};.grpc.total": 174,
+    }
+    pattern = unquote(stats_path(SUBSETS).partition("filter=")[2])
+    asked = {name: count for name, count in lines.items() if re.search(pattern, name)}
+    assert [name.rpartition(";.")[2] for name in asked if ".grpc." in name] == ["grpc.13", "grpc.14"]
+    sent = parse_stats("".join(f"{name}: {count}\n" for name, count in asked.items()).encode(), SUBSETS)
+    assert sent is not None
+    assert (sent.counts, sent.grpc, sent.unavailable) == ({"v2": (174, 3)}, {"v2": (9, 9)}, {"v2": (5, 5)})
+    assert sent.codes == {"v2@503": (3, 3), "v2@grpc 13": (9, 9), "v2@grpc 14": (5, 5)}
 
 
 def grpc_look(time: float, every: int, bad: int, status: int, unavailable: int) -> Look:

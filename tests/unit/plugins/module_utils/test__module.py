@@ -41,6 +41,7 @@ PARAMS: dict[str, Any] = {
     "cohort": [{"headers": {"x-tester": "yes"}, "cookies": {}, "source_labels": {}}],
     "sticky": {"cookie": "release", "attributes": "Path=/"},
     "state": "promoted",
+    "reason": "",
     "analysis": ANALYSIS,
     "verify_timeout": 30.0,
     "drain_timeout": 60.0,

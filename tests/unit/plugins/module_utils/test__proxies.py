@@ -400,28 +400,6 @@ def test_stats_of_several_ports_add_up_with_and_without_a_semicolon() -> None:
     assert counted(text.encode(), BACKENDS) == {"v1": (12, 1), "v10": (100, 0)}
 
 
-def test_statuses_of_grpc_calls() -> None:
-    """Names as a client's proxy on the lab has them. Which are the caller's own fault (5, not found) is left out."""
-    lines = {
-        f"cluster.outbound|9000|v2|{HOST};.upstream_rq_completed": 174,
-        f"cluster.outbound|9000|v2|{HOST};.upstream_rq_5xx": 3,
-        f"cluster.outbound|9000|v2|{HOST};.upstream_rq_503": 3,
-        f"cluster.outbound|9000|v2|{HOST};.grpc.0": 150,
-        f"cluster.outbound|9000|v2|{HOST};.grpc.5": 7,
-        f"cluster.outbound|9000|v2|{HOST};.grpc.13": 9,
-        f"cluster.outbound|9000|v2|{HOST};.grpc.14": 5,
-        f"cluster.outbound|9000|v2|{HOST};.grpc.success": 150,
-        f"cluster.outbound|9000|v2|{HOST};.grpc.total": 174,
-    }
-    pattern = unquote(stats_path(BACKENDS).partition("filter=")[2])
-    asked = {name: count for name, count in lines.items() if re.search(pattern, name)}
-    assert [name.rpartition(";.")[2] for name in asked if ".grpc." in name] == ["grpc.13", "grpc.14"]
-    sent = parse_stats("".join(f"{name}: {count}\n" for name, count in asked.items()).encode(), BACKENDS)
-    assert sent is not None
-    assert (sent.counts, sent.grpc, sent.unavailable) == ({"v2": (174, 3)}, {"v2": (9, 9)}, {"v2": (5, 5)})
-    assert sent.codes == {"v2@503": (3, 3), "v2@grpc 13": (9, 9), "v2@grpc 14": (5, 5)}
-
-
 def test_one_service_for_each_version() -> None:
     """As with an HTTPRoute: the clusters have hosts of their own, and no subset."""
     two = {name: f"|{name}.namespace-1.svc.cluster.local" for name in ("app-1-v1", "app-1-v10")}

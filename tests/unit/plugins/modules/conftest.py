@@ -78,6 +78,11 @@ def shipped_rights() -> set[tuple[str, str, str]]:
     }
 
 
+def _verb(method: str, name: str) -> str:
+    verbs = {"PATCH": "patch", "POST": "create", "PUT": "update", "DELETE": "delete"}
+    return verbs.get(method) or ("get" if name else "list")
+
+
 class ApiServer:
     """Objects by path. What is not there is a 404; ``denied`` (method, plural) is a 403 in the real one's words.
 
@@ -108,7 +113,8 @@ class ApiServer:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 parts = urlsplit(self.path)
                 api.queries.append((parts.path, parts.query))
-                status, answer = api.answer(self.command, parts.path, body)
+                tried = self.command == "POST" and "dryRun=All" in parts.query
+                status, answer = (api.tried if tried else api.answer)(self.command, parts.path, body)
                 plain = isinstance(answer, str)
                 data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
                 self.send_response(status)
@@ -141,6 +147,14 @@ class ApiServer:
     def written(self) -> list[tuple[str, str]]:
         return [(method, path) for method, path in self.requests if method != "GET"]
 
+    def tried(self, method: str, path: str, body: bytes) -> tuple[int, Json | str]:
+        """The answer to a dry run: nothing is written."""
+        before = dict(self.objects)
+        status, answer = self.answer(method, path, body)
+        self.objects = before
+        self.requests.pop()
+        return status, answer
+
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Json | str]:
         self.requests.append((method, path))
         self._remember(method, path)
@@ -151,7 +165,7 @@ class ApiServer:
             wish = json.loads(body)["spec"]["resourceAttributes"]
             return 201, {"status": {"allowed": (wish["verb"], wish["resource"]) not in self.denied}}
         group, namespace, plural, name = self._parts(path)
-        verb = {"GET": "get" if name else "list", "PATCH": "patch", "POST": "create", "PUT": "update"}[method]
+        verb = _verb(method, name)
         if plural in self.not_installed:
             return 404, {"kind": "Status", "code": 404, "message": "the server could not find the requested resource"}
         if self.denied & {(verb, plural), (verb, plural, namespace)}:
@@ -168,6 +182,8 @@ class ApiServer:
                 if self._parts(there)[2] == plural and namespace in ("", self._parts(there)[1])
             ]
             return 200, {"items": copy.deepcopy(items)}
+        if method == "POST" and f"{path}/{json.loads(body)['metadata']['name']}" in self.objects:
+            return 409, {"kind": "Status", "code": 409, "message": "already exists"}
         if method == "POST":
             made: Json = {**json.loads(body)}
             made["metadata"] = {**made["metadata"], "resourceVersion": "1"}
@@ -179,13 +195,15 @@ class ApiServer:
             return 404, {"kind": "Status", "code": 404, "message": f'{plural} "{name}" not found'}
         if method == "PUT":
             self.objects[path] = json.loads(body)
+        if method == "DELETE":
+            return 200, self.objects.pop(path)
         return 200, self.objects[path]
 
     def _remember(self, method: str, path: str) -> None:
         group, _namespace, plural, name = self._parts(path)
         if path == "/version":
             return
-        verb = {"GET": "get" if name else "list", "PATCH": "patch", "POST": "create", "PUT": "update"}[method]
+        verb = _verb(method, name)
         part = next((f"/{one}" for one in ("portforward", "proxy") if f"{name}/{one}" in path), "")
         self.called.add((verb, group, plural + part))
 
