@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.progressive.istio.plugins.doc_fragments.common import ModuleDocFragment
 
 ROOT = Path(__file__).parents[3]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
@@ -61,8 +62,7 @@ def test_every_option_is_described(role: str) -> None:
 def test_canary_hands_on_every_option_of_the_module() -> None:
     module = (ROOT / "plugins" / "modules" / "istio_canary.py").read_text()
     options = yaml.safe_load(module.split('DOCUMENTATION = r"""')[1].split('"""')[0])["options"]
-    fragments = (ROOT / "plugins" / "doc_fragments" / "common.py").read_text()
-    options |= yaml.safe_load(fragments.split('RELEASE = r"""')[1].split('"""')[0])["options"]
+    options |= yaml.safe_load(ModuleDocFragment.RELEASE)["options"]
     (task,) = yaml.safe_load((ROOT / "roles" / "canary" / "tasks" / "release.yml").read_text())
     assert set(task["progressive.istio.istio_canary"]) == set(options) - {"run"}
     ours = _specs("canary")["main"]["options"]
