@@ -12,6 +12,7 @@ twice says the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, exp, inf, log, log1p, sqrt
 from operator import mul
 from random import Random
@@ -111,10 +112,18 @@ class Trial:
         return other
 
     def play(  # noqa: PLR0913
-        self, rng: Random, stable: float, canary_rate: float, stable_rate: float, least: float, most: float
+        self,
+        rng: Random,
+        stable: float,
+        look: float,
+        canary_rate: float,
+        stable_rate: float,
+        least: float,
+        most: float,
     ) -> Fate:
-        """One step: `stable` requests of stable for each of the canary (0: it has no traffic), rates of bad requests
-        (0..1); it does not pass before `least` requests of the canary, and ends undecided at `most`.
+        """One step: `stable` requests of stable for each of the canary (0: it has no traffic), and `look` of the canary
+        in each look; rates of bad requests (0..1). It does not pass before `least` requests of the canary, and ends
+        undecided at `most`.
         """
         if self._canaries:
             self._relative.restart(STEP_SHARE)
@@ -124,7 +133,7 @@ class Trial:
             self._relative.scale(1.0 - BOUND_SHARE)
             self._relative.held *= 1.0 - BOUND_SHARE
             self._stood_in = True
-        step = _Step(self, stable)
+        step = _Step(self, stable, look)
         while True:
             gap, bad = _gap(rng, canary_rate, self._t.burst, max(1, int(step.bad / FINE)))
             n = min(gap, most - step.requests)
@@ -142,13 +151,13 @@ class Trial:
 class _Step:
     """What is kept for one step of a trial."""
 
-    def __init__(self, trial: Trial, stable: float) -> None:
+    def __init__(self, trial: Trial, stable: float, look: float) -> None:
         self.trial, self.requests, self.bad = trial, 0.0, 0.0
         tolerance = trial._t
         self._goal = 2.0 / tolerance.alpha_pass  # of both arms together, the mean of which is E
         self._proof = 1.0 / tolerance.alpha_fail
-        self._worse = _gains(tolerance, "worse", stable, trial._record)
-        self._better = _gains(tolerance, "better", stable, trial._record)
+        self._worse = _gains(tolerance, "worse", stable, look, trial._record)
+        self._better = _gains(tolerance, "better", stable, look, trial._record)
         self._good = _purses(tolerance, "better", 0.0)
 
     def wait(self, n: float, x_c: float, x_b: int, least: float) -> float | None:
@@ -241,20 +250,49 @@ def _purses(tolerance: Tolerance, side: Side, held: float) -> tuple[_Purse, _Pur
     return _Purse([exp(bet) for bet in relative], held), _Purse([exp(bet) for bet in absolute], held)
 
 
-def _gains(tolerance: Tolerance, side: Side, stable: float, record: tuple[float, float]) -> tuple[_Gains, _Gains]:
+def _gains(
+    tolerance: Tolerance, side: Side, stable: float, look: float, record: tuple[float, float]
+) -> tuple[_Gains, _Gains]:
     """Of the relative and the absolute arm, with `stable` requests of stable for each of the canary."""
-    test = RatioTest(tolerance.ratio, side, tolerance.burst, 0.0, EQUAL)
-    nothing = [0.0] * len(test.factors)
-    if stable:
-        relative = zip(nothing, test.gains(1, 1, stable, 0), test.gains(1, 0, stable, 1), strict=True)
-    else:
-        n, x = int(record[0]), int(record[1])
-        limit = stand_in(tolerance, side, n, x, bound_of(tolerance, n, x))
-        good, bad = (rate_gains(limit, side, 1, hit, tolerance.burst, test.factors) for hit in (0, 1))
-        relative = zip(good, bad, nothing, strict=True)
     against = RateTest(tolerance.floor, side, tolerance.burst)
     none = [0.0] * len(against.stake.bets)
-    return list(relative), list(zip(against.gains(1, 0), against.gains(1, 1), none, strict=True))
+    absolute = list(zip(against.gains(1, 0), against.gains(1, 1), none, strict=True))
+    if stable:
+        return _compared(tolerance, side, stable, look), absolute
+    test = RatioTest(tolerance.ratio, side, tolerance.burst, 0.0, EQUAL)
+    n, x = int(record[0]), int(record[1])
+    limit = stand_in(tolerance, side, n, x, bound_of(tolerance, n, x))
+    good, bad = (rate_gains(limit, side, 1, hit, tolerance.burst, test.factors) for hit in (0, 1))
+    return list(zip(good, bad, [0.0] * len(good), strict=True)), absolute
+
+
+@lru_cache(maxsize=256)
+def _compared(tolerance: Tolerance, side: Side, stable: float, look: float) -> _Gains:
+    """Of the relative arm, on the average over what else a look has counted beside the bad request.
+
+    That matters: in looks of few requests the version that has a bad one has more than its share of the others, too,
+    and a look without requests of both says nothing.
+    """
+    test = RatioTest(tolerance.ratio, side, tolerance.burst, 0.0, EQUAL)
+    bad, good = ([0.0] * len(test.factors) for _unused in range(2))
+    for n_c, p_c in _around(look):
+        for n_b, p_b in _around(look * stable):
+            if n_b:
+                bad = [sum_ + p_c * p_b * g for sum_, g in zip(bad, test.gains(n_c + 1, 1, n_b, 0), strict=True)]
+            if n_c:
+                good = [sum_ + p_c * p_b * g for sum_, g in zip(good, test.gains(n_c, 0, n_b + 1, 1), strict=True)]
+    return list(zip([0.0] * len(bad), bad, good, strict=True))
+
+
+def _around(mean: float) -> list[tuple[float, float]]:
+    """Numbers of requests and how probable they are: Poisson, or where they are many the mean and one deviation."""
+    if mean > 12.0:
+        return [(mean - sqrt(mean), 0.5), (mean + sqrt(mean), 0.5)]
+    found, p = [], exp(-mean)
+    for n in range(ceil(mean + 5.0 * sqrt(mean) + 3.0)):
+        found.append((float(n), p))
+        p *= mean / (n + 1)
+    return found
 
 
 def _gap(rng: Random, rate: float, burst: float, lump: int) -> tuple[float, int]:
