@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from functools import lru_cache
 from math import ceil, inf
 from random import Random
 from typing import Any
@@ -25,7 +25,7 @@ from ._verdict import Tolerance, duration, percent
 #: So many times worse than stable is what a plan tells about.
 WORSE = (2, 5, 10)
 #: Releases that are played of each kind.
-RUNS = 60
+RUNS = 50
 LIKELY = 0.9
 RARE = 0.05
 #: From the look that proves a failure until the proxies run weight 0, in seconds; rather much.
@@ -181,6 +181,8 @@ def play_step(basis: Basis, step: Step, number: int, trial: Trial, rate: float |
     fate = trial.play(rng, stable, pace * basis.interval, rate, basis.errors.rate, least, most)
     seconds = _seconds(basis, step, fate, pace)
     after = seconds - fate.requests / pace if pace else 0.0
+    if fate.kind == "pass":
+        trial.watch(after * pace * stable, after * pace * stable * basis.errors.rate)
     if fate.kind == "fail":
         after += REACTION
     seen = step.weight / (step.weight + step.mirror) if step.weight else 0.0
@@ -193,6 +195,7 @@ def _split(step: Step) -> tuple[float, float]:
     return mine / 100.0, (100 - step.weight) / (mine or step.judged)
 
 
+@lru_cache(maxsize=4096)
 def _others(basis: Basis, step: Step, number: int, metric: Judged, run: int) -> float:
     """The canary's requests until another metric passes."""
     share, stable = _split(step)
@@ -212,18 +215,27 @@ def _seconds(basis: Basis, step: Step, fate: Fate, pace: float) -> float:
     return max(looked, step.min_seconds) if fate.kind == "pass" else looked
 
 
-def play(basis: Basis, steps: Sequence[Step], rate: float | None, run: int) -> tuple[str, list[Stay]]:
-    """One release from its start: ``promoted``, ``aborted`` or ``held``, and its steps."""
-    trial = begin(basis, steps)
-    stays = []
-    for number, step in enumerate(steps):
-        stay = play_step(basis, step, number, trial, rate, run)
-        stays.append(stay)
-        if stay.kind == "fail" or (stay.kind == "open" and basis.on_inconclusive == "abort"):
-            return "aborted", stays
-        if stay.kind == "open" and basis.on_inconclusive == "hold":
-            return "held", stays
-    return "promoted", stays
+def play(basis: Basis, steps: Sequence[Step], rate: float | None, run: int) -> list[Stay]:
+    """The steps of one release from its start to its end."""
+    first, trial = _first(basis, steps[0], rate, run)
+    stays, trial = [first], trial.copy()
+    while not _over(basis, stays[-1]) and len(stays) < len(steps):
+        stays.append(play_step(basis, steps[len(stays)], len(stays), trial, rate, run))
+    return stays
+
+
+@lru_cache(maxsize=4096)
+def _first(basis: Basis, step: Step, rate: float | None, run: int) -> tuple[Stay, Trial]:
+    """The first step of a release, and how that stands then."""
+    trial = begin(basis, [step])
+    return play_step(basis, step, 0, trial, rate, run), trial
+
+
+def _over(basis: Basis, stay: Stay) -> str:
+    """How a step has ended its release, if it has."""
+    if stay.kind == "fail":
+        return "aborted"
+    return {"hold": "held", "abort": "aborted"}.get(basis.on_inconclusive, "") if stay.kind == "open" else ""
 
 
 def begin(basis: Basis, steps: Sequence[Step]) -> Trial:
@@ -236,16 +248,21 @@ def ending(basis: Basis, steps: Sequence[Step], times: int, runs: int = RUNS, ra
     """Of a canary that is ``times`` (1: like stable) as bad from the start, or has this ``rate``."""
     rate = basis.worse(times) if rate is None and times > 1 else rate
     nothing = rate is None and not any(metric.rate for metric in basis.metrics)
-    played = [play(basis, steps, rate, run) for run in range(1 if nothing else runs)]
-    ends = [kind for kind, _stays in played]
+    return _told(basis, times, rate, [play(basis, steps, rate, run) for run in range(1 if nothing else runs)])
+
+
+def _told(basis: Basis, times: int, rate: float | None, played: Sequence[Sequence[Stay]]) -> Ending:
+    """Of releases that end where a step ends them."""
+    upto = [next((n for n, stay in enumerate(stays, 1) if _over(basis, stay)), len(stays)) for stays in played]
+    ends = [_over(basis, stays[n - 1]) or "promoted" for n, stays in zip(upto, played, strict=True)]
     bad = basis.errors.rate if rate is None else rate
     return Ending(
         times,
         bad,
         times > 1 and bad <= basis.limit,
         *(ends.count(kind) / len(ends) for kind in ("promoted", "aborted", "held")),
-        Quantiles.of([sum(stay.seconds for stay in stays) for _kind, stays in played]),
-        Quantiles.of([sum(stay.failures for stay in stays) for _kind, stays in played]),
+        Quantiles.of([sum(stay.seconds for stay in stays[:n]) for n, stays in zip(upto, played, strict=True)]),
+        Quantiles.of([sum(stay.failures for stay in stays[:n]) for n, stays in zip(upto, played, strict=True)]),
     )
 
 
@@ -268,7 +285,8 @@ def forecast(basis: Basis, steps: Sequence[Step], runs: int = RUNS) -> Forecast:
         told.append(
             StepForecast(step, sum(went) / len(went), Quantiles.of(requests), Quantiles.of(seconds), found)
         )
-    return Forecast(basis, tuple(told), tuple(ending(basis, steps, times, runs) for times in (1, *WORSE)))
+    endings = [_told(basis, 1, None, healthy), *(ending(basis, steps, times, runs) for times in WORSE)]
+    return Forecast(basis, tuple(told), tuple(endings))
 
 
 def _healthy(basis: Basis, steps: Sequence[Step], runs: int) -> tuple[list[list[Trial]], list[list[Stay]]]:
@@ -289,7 +307,10 @@ def _found(basis: Basis, step: Step, number: int, starts: Sequence[Sequence[Tria
     if rate <= basis.limit:
         nothing = Quantiles(None, None)
         return Found(times, rate, True, 0.0, nothing, nothing, nothing)
-    stays = [play_step(basis, step, number, start[number].copy(), rate, run) for run, start in enumerate(starts)]
+    if number:
+        stays = [play_step(basis, step, number, start[number].copy(), rate, run) for run, start in enumerate(starts)]
+    else:
+        stays = [_first(basis, step, rate, run)[0] for run in range(len(starts))]
     proven = [stay if stay.kind == "fail" else Stay("", inf, inf, inf) for stay in stays]
     return Found(
         times,
@@ -422,7 +443,3 @@ def plain(one: StepForecast | Found | Ending) -> dict[str, Any]:
     values = {name: getattr(one, name) for name in names}
     return {name: value.plain() if isinstance(value, Quantiles) else value for name, value in values.items()}
 
-
-def rising(weights: Sequence[int]) -> bool:
-    """Whether weights are a plan."""
-    return all(one < other for one, other in pairwise(weights)) and weights[-1] == 100

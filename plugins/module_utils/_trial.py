@@ -35,8 +35,8 @@ from ._sequential import RateTest, RatioTest, Side, rate_gains, requests_until
 from ._verdict import Tolerance
 
 #: Of many requests several are one event: times are known within one part of so many.
-FINE = 24
-_FULL = 1e200  # wealth beyond which it does not matter
+FINE = 16
+_FULL = 1e100  # wealth that is certain enough
 _LEAD, _SUSPECT = exp(LEAD), exp(SUSPICION)
 
 
@@ -111,7 +111,11 @@ class Trial:
         other._restarts, other._many, other._stood_in = self._restarts, self._many, self._stood_in
         return other
 
-    def play(  # noqa: PLR0913
+    def watch(self, n: float, x: float) -> None:
+        """So many more requests of stable, and bad ones of them, that say what it is like."""
+        self._record = (self._record[0] + n, self._record[1] + x)
+
+    def play(
         self,
         rng: Random,
         stable: float,
@@ -133,18 +137,18 @@ class Trial:
             self._relative.scale(1.0 - BOUND_SHARE)
             self._relative.held *= 1.0 - BOUND_SHARE
             self._stood_in = True
-        step = _Step(self, stable, look)
+        step = _Step(self, stable, look if canary_rate or stable_rate else 0.0)
         while True:
             gap, bad = _gap(rng, canary_rate, self._t.burst, max(1, int(step.bad / FINE)))
-            n = min(gap, most - step.requests)
+            n = max(min(gap, most - step.requests), 0.0)
             x_b = _hits(rng, n * stable, stable_rate, self._t.burst)
-            self._record = (self._record[0] + n * stable, self._record[1] + x_b)
-            last = min(bad, round(self._t.burst))
+            self.watch(n * stable, x_b)
+            last = min(bad, max(1, round(self._t.burst)))
             if (passed := step.wait(n, (bad - last) * n / gap if n else 0.0, x_b, least)) is not None:
                 return Fate("pass", passed, round(step.bad))
-            if gap > n:
+            if gap > n or step.requests >= most:
                 return Fate("open", most, round(step.bad))
-            if step.fail(last):
+            if step.fail():
                 return Fate("fail", step.requests, round(step.bad))
 
 
@@ -156,9 +160,13 @@ class _Step:
         tolerance = trial._t
         self._goal = 2.0 / tolerance.alpha_pass  # of both arms together, the mean of which is E
         self._proof = 1.0 / tolerance.alpha_fail
-        self._worse = _gains(tolerance, "worse", stable, look, trial._record)
+        worse = _gains(tolerance, "worse", stable, look, trial._record)
         self._better = _gains(tolerance, "better", stable, look, trial._record)
         self._good = _purses(tolerance, "better", 0.0)
+        purses = (trial._relative, trial._absolute, *self._good)
+        self._arms = list(zip(purses, (*worse, *self._better), strict=True))
+        self._burst = max(1, round(tolerance.burst))
+        self._bad = [[exp(self._burst * gain[1]) for gain in gains] for _purse, gains in self._arms]
 
     def wait(self, n: float, x_c: float, x_b: int, least: float) -> float | None:
         """The next `n` requests of the canary, with `x_c` bad ones of it and `x_b` of stable, evenly spread; after how
@@ -170,17 +178,18 @@ class _Step:
             part = min(left, trial._period - trial._since)
             counts = (part * (1.0 - x_c / n), part * x_c / n, part * x_b / n)
             before = [purse.bets for purse in self._good]
-            for purse, gains in zip(self._good, self._better, strict=True):
-                purse.bets = _won(purse.bets, gains, counts)
-            for purse, gains in zip((trial._relative, trial._absolute), self._worse, strict=True):
+            for purse, gains in self._arms:
                 purse.bets = _won(purse.bets, gains, counts)
             self.requests += part
             self.bad += counts[1]
             trial._canaries += part
             trial._since += part
             left -= part
-            passes = self.requests >= least and sum(map(sum, (p.bets for p in self._good))) >= self._goal
-            if passes and self.odds() <= _SUSPECT:
+            wealth = sum([sum(purse.bets) for purse in self._good])
+            if wealth > _FULL:
+                for purse in self._good:
+                    purse.scale(1.0 / _FULL * self._goal)
+            if wealth >= self._goal and self.requests >= least and self.odds() <= _SUSPECT:
                 return max(self._passed(before, counts, part), least)
             if trial._since >= trial._period:
                 self._restart()
@@ -198,12 +207,11 @@ class _Step:
         found = requests_until(bets, gains, log(self._goal))
         return self.requests - part + min(float(found or part), part)
 
-    def fail(self, bad: int) -> bool:
-        """`bad` requests of the canary at once; whether that is proof."""
-        trial = self.trial
-        relative, absolute = trial._relative, trial._absolute
-        for purse, gains in zip((relative, absolute, *self._good), (*self._worse, *self._better), strict=True):
-            purse.bets = _won(purse.bets, gains, (0.0, bad, 0.0))
+    def fail(self) -> bool:
+        """A burst of bad requests of the canary; whether that is proof."""
+        trial, bad = self.trial, self._burst
+        for (purse, _gains), factors in zip(self._arms, self._bad, strict=True):
+            purse.bets = [bet * factor for bet, factor in zip(purse.bets, factors, strict=True)]
         self.bad += bad
         self.requests += bad
         trial._canaries += bad
@@ -239,8 +247,10 @@ class _Step:
 
 def _won(bets: list[float], gains: _Gains, counts: tuple[float, float, float]) -> list[float]:
     """The bets after so many good and bad requests of the canary, and bad ones of stable."""
-    g, b, s = counts
-    return [min(bet * exp(g * gain[0] + b * gain[1] + s * gain[2]), _FULL) for bet, gain in zip(bets, gains, strict=True)]
+    good, bad, stable = counts
+    return [
+        bet * exp(min(good * g + bad * b + stable * s, 700.0)) for bet, (g, b, s) in zip(bets, gains, strict=True)
+    ]
 
 
 def _purses(tolerance: Tolerance, side: Side, held: float) -> tuple[_Purse, _Purse]:
@@ -271,9 +281,11 @@ def _compared(tolerance: Tolerance, side: Side, stable: float, look: float) -> _
     """Of the relative arm, on the average over what else a look has counted beside the bad request.
 
     That matters: in looks of few requests the version that has a bad one has more than its share of the others, too,
-    and a look without requests of both says nothing.
+    and a look without requests of both says nothing. Without any (0) there is no bad request either.
     """
     test = RatioTest(tolerance.ratio, side, tolerance.burst, 0.0, EQUAL)
+    if not look:
+        return [(0.0, 0.0, 0.0)] * len(test.factors)
     bad, good = ([0.0] * len(test.factors) for _unused in range(2))
     for n_c, p_c in _around(look):
         for n_b, p_b in _around(look * stable):
@@ -285,11 +297,11 @@ def _compared(tolerance: Tolerance, side: Side, stable: float, look: float) -> _
 
 
 def _around(mean: float) -> list[tuple[float, float]]:
-    """Numbers of requests and how probable they are: Poisson, or where they are many the mean and one deviation."""
-    if mean > 12.0:
+    """Numbers of requests and how probable they are: Poisson, or where they are many one deviation to both sides."""
+    if mean > 3.0:
         return [(mean - sqrt(mean), 0.5), (mean + sqrt(mean), 0.5)]
     found, p = [], exp(-mean)
-    for n in range(ceil(mean + 5.0 * sqrt(mean) + 3.0)):
+    for n in range(ceil(mean + 4.0 * sqrt(mean) + 2.0)):
         found.append((float(n), p))
         p *= mean / (n + 1)
     return found
