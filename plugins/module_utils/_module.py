@@ -24,6 +24,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
 )
 from ansible_collections.progressive.istio.plugins.module_utils._record import RecordError, Step
 from ansible_collections.progressive.istio.plugins.module_utils._routes import RouteError
+from ansible_collections.progressive.istio.plugins.module_utils._wish import Goal
 from ansible_collections.progressive.istio.plugins.module_utils._world import Target
 
 ANALYSIS_SPEC: Mapping[str, Any] = {
@@ -142,6 +143,7 @@ def want(params: Mapping[str, Any]) -> Want:
         preflight=params["preflight"],
         audience=parse(params["cohort"], params["sticky"]),
         drain_timeout=params["drain_timeout"],
+        goal=Goal(**(params["goal"] or {})),
     )
     check_want(wish)
     return wish

@@ -26,6 +26,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Version,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import Tolerance, Verdict
+from ansible_collections.progressive.istio.plugins.module_utils._wish import Goal
 
 INCONCLUSIVE = ("hold", "abort", "promote")
 
@@ -61,6 +62,7 @@ class Want:
     observe: bool = False
     audience: Audience = field(default_factory=Audience)
     drain_timeout: float = 60.0  # of retired
+    goal: Goal = field(default_factory=Goal)  # of a plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,10 @@ def check_want(want: Want) -> None:
         want.tolerance.check()
     except ValueError as error:
         raise ReleaseError(f"analysis: {error}") from None
+    try:
+        want.goal.check()
+    except ValueError as error:
+        raise ReleaseError(str(error)) from None
 
 
 def _check_steps(steps: tuple[Step, ...], cohort: bool) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import ceil, inf
-from random import Random
 from typing import Any
 
 from ._record import Step
@@ -177,8 +176,7 @@ def play_step(basis: Basis, step: Step, number: int, trial: Trial, rate: float |
         least = most
     if healthy:
         least = min(least, max(others, ENOUGH * basis.errors.tolerance.burst / basis.errors.tolerance.floor))
-    rng = Random(64 * run + number)
-    fate = trial.play(rng, stable, pace * basis.interval, rate, basis.errors.rate, least, most)
+    fate = trial.play(64 * run + number, stable, pace * basis.interval, rate, basis.errors.rate, least, most)
     seconds = _seconds(basis, step, fate, pace)
     after = seconds - fate.requests / pace if pace else 0.0
     if fate.kind == "pass":
@@ -202,8 +200,8 @@ def _others(basis: Basis, step: Step, number: int, metric: Judged, run: int) -> 
     pace, watched = basis.pace * share, basis.pace * BASELINE
     trial = Trial(metric.tolerance, (watched, watched * metric.rate))
     slow = pace * basis.warm_up if number == 0 and metric.name == "latency" else 0.0
-    rng = Random(f"{metric.name} {run} {number}" if metric.rate else 0)
-    fate = trial.play(rng, stable, pace * basis.interval, metric.rate, metric.rate, 0.0, pace * basis.max_wait)
+    seed = f"{metric.name} {run} {number}"
+    fate = trial.play(seed, stable, pace * basis.interval, metric.rate, metric.rate, 0.0, pace * basis.max_wait)
     return slow + fate.requests if fate.kind == "pass" else inf
 
 
@@ -256,13 +254,17 @@ def _told(basis: Basis, times: int, rate: float | None, played: Sequence[Sequenc
     upto = [next((n for n, stay in enumerate(stays, 1) if _over(basis, stay)), len(stays)) for stays in played]
     ends = [_over(basis, stays[n - 1]) or "promoted" for n, stays in zip(upto, played, strict=True)]
     bad = basis.errors.rate if rate is None else rate
+    promoted, aborted, held = (ends.count(kind) / len(ends) for kind in ("promoted", "aborted", "held"))
+    whole = [stays[:n] for n, stays in zip(upto, played, strict=True)]
     return Ending(
         times,
         bad,
         times > 1 and bad <= basis.limit,
-        *(ends.count(kind) / len(ends) for kind in ("promoted", "aborted", "held")),
-        Quantiles.of([sum(stay.seconds for stay in stays[:n]) for n, stays in zip(upto, played, strict=True)]),
-        Quantiles.of([sum(stay.failures for stay in stays[:n]) for n, stays in zip(upto, played, strict=True)]),
+        promoted,
+        aborted,
+        held,
+        Quantiles.of([sum(stay.seconds for stay in stays) for stays in whole]),
+        Quantiles.of([sum(stay.failures for stay in stays) for stays in whole]),
     )
 
 
@@ -282,9 +284,7 @@ def forecast(basis: Basis, steps: Sequence[Step], runs: int = RUNS) -> Forecast:
         requests = [stay.requests if ok else inf for stay, ok in zip(passed, went, strict=True)]
         seconds = [stay.seconds if ok else inf for stay, ok in zip(passed, went, strict=True)]
         found = tuple(_found(basis, step, number, starts, times) for times in WORSE)
-        told.append(
-            StepForecast(step, sum(went) / len(went), Quantiles.of(requests), Quantiles.of(seconds), found)
-        )
+        told.append(StepForecast(step, sum(went) / len(went), Quantiles.of(requests), Quantiles.of(seconds), found))
     endings = [_told(basis, 1, None, healthy), *(ending(basis, steps, times, runs) for times in WORSE)]
     return Forecast(basis, tuple(told), tuple(endings))
 
@@ -306,7 +306,7 @@ def _found(basis: Basis, step: Step, number: int, starts: Sequence[Sequence[Tria
     rate = basis.worse(times)
     if rate <= basis.limit:
         nothing = Quantiles(None, None)
-        return Found(times, rate, True, 0.0, nothing, nothing, nothing)
+        return Found(times, rate, within=True, share=0.0, requests=nothing, seconds=nothing, failures=nothing)
     if number:
         stays = [play_step(basis, step, number, start[number].copy(), rate, run) for run, start in enumerate(starts)]
     else:
@@ -315,11 +315,11 @@ def _found(basis: Basis, step: Step, number: int, starts: Sequence[Sequence[Tria
     return Found(
         times,
         rate,
-        False,
-        sum(stay.kind == "fail" for stay in stays) / len(stays),
-        Quantiles.of([stay.requests for stay in proven]),
-        Quantiles.of([stay.seconds for stay in proven]),
-        Quantiles.of([stay.failures for stay in proven]),
+        within=False,
+        share=sum(stay.kind == "fail" for stay in stays) / len(stays),
+        requests=Quantiles.of([stay.requests for stay in proven]),
+        seconds=Quantiles.of([stay.seconds for stay in proven]),
+        failures=Quantiles.of([stay.failures for stay in proven]),
     )
 
 
@@ -331,11 +331,12 @@ def warnings(told: Forecast) -> list[str]:
     basis = told.basis
     if not basis.pace:
         then = {"hold": "held", "abort": "taken back", "promote": "gone on with, unjudged"}[basis.on_inconclusive]
-        return [
+        text = (
             "there is no traffic, so this plan decides nothing: each step would wait "
             f"{duration(basis.max_wait)} (analysis.max_wait) and be {then} (analysis.on_inconclusive). Send requests "
             "with the role load (playbooks/load.yml), or plan again when there are some"
-        ]
+        )
+        return [text]
     found = [text for number, one in enumerate(told.steps, 1) if (text := _stuck(basis, number, one))]
     worst = [one.found[-1] for one in told.steps]
     if worst[0].within:
@@ -390,12 +391,11 @@ def needs(basis: Basis, step: Step, runs: int = 20) -> float | None:
 def table(told: Forecast) -> list[str]:
     """The forecast in lines; `a - b`: half of all releases, 9 of 10."""
     basis = told.basis
-    like = "without errors" if not basis.errors.rate else f"{percent(basis.errors.rate)} bad"
-    heads = ["", f"as good as stable ({like})"]
+    heads = ["", f"like stable ({percent(basis.errors.rate)})"]
     subs = ["step", "passes after"]
     for one in told.steps[0].found:
-        heads.append(f"{one.times} x worse ({percent(one.rate)})")
-        subs.append("within the tolerance" if one.within else "found after, failures seen")
+        heads.append(f"{one.times} x as bad ({percent(one.rate)})")
+        subs.append("within the tolerance" if one.within else "found, failures seen")
     rows = [heads, subs, *(_row(one) for one in told.steps)]
     rows.append(["all", _promoted(told.endings[0]), *(_ended(one) for one in told.endings[1:])])
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
@@ -442,4 +442,3 @@ def plain(one: StepForecast | Found | Ending) -> dict[str, Any]:
     names = [name for name in type(one).__slots__ if name not in ("found", "step")]
     values = {name: getattr(one, name) for name in names}
     return {name: value.plain() if isinstance(value, Quantiles) else value for name, value in values.items()}
-

@@ -117,7 +117,7 @@ class Trial:
 
     def play(
         self,
-        rng: Random,
+        seed: int | str,
         stable: float,
         look: float,
         canary_rate: float,
@@ -137,6 +137,7 @@ class Trial:
             self._relative.scale(1.0 - BOUND_SHARE)
             self._relative.held *= 1.0 - BOUND_SHARE
             self._stood_in = True
+        rng = Random(seed)
         step = _Step(self, stable, look if canary_rate or stable_rate else 0.0)
         while True:
             gap, bad = _gap(rng, canary_rate, self._t.burst, max(1, int(step.bad / FINE)))
@@ -248,9 +249,7 @@ class _Step:
 def _won(bets: list[float], gains: _Gains, counts: tuple[float, float, float]) -> list[float]:
     """The bets after so many good and bad requests of the canary, and bad ones of stable."""
     good, bad, stable = counts
-    return [
-        bet * exp(min(good * g + bad * b + stable * s, 700.0)) for bet, (g, b, s) in zip(bets, gains, strict=True)
-    ]
+    return [bet * exp(min(good * g + bad * b + stable * s, 700.0)) for bet, (g, b, s) in zip(bets, gains, strict=True)]
 
 
 def _purses(tolerance: Tolerance, side: Side, held: float) -> tuple[_Purse, _Purse]:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from math import ceil, inf
 from typing import Any
 
-from ._planner import LIKELY, Basis, Ending, Quantiles, begin, ending, play, play_step, plain
+from ._planner import LIKELY, Basis, Ending, Quantiles, begin, ending, plain, play, play_step
 from ._record import Step
 from ._verdict import duration, number, percent
 
@@ -89,13 +89,18 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To a wish. ``met``: by the plan as it is. ``lines`` are for a person."""
+    """To a wish. ``own``: the plan as it is. ``lines`` are for a person."""
 
     goal: Goal
-    met: bool
+    own: Played
     proposal: Played | None
     levers: tuple[str, ...]
     lines: tuple[str, ...]
+
+    @property
+    def met(self) -> bool:
+        """By the plan as it is."""
+        return self.own.quick(self.goal) and self.own.sparing(self.goal)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -120,13 +125,13 @@ def answer(basis: Basis, steps: Sequence[Step], goal: Goal) -> Answer:
     own = _played(basis, tuple(steps), goal)
     if own.quick(goal) and own.sparing(goal):
         line = f"GOAL  {goal.say()}: this plan meets it, {own.say()}"
-        return Answer(goal, True, None, (), (line,))
+        return Answer(goal, own, None, (), (line,))
     head = f"GOAL  {goal.say()}: this plan does not meet it, {own.say()}"
     if found := _proposal(basis, steps, goal):
         flow = ", ".join(f"{{weight: {s.weight}, min_seconds: {s.min_seconds}}}" for s in found.steps)
-        return Answer(goal, False, found, (), (head, f"PROPOSAL  steps: [{flow}]", f"PROPOSAL  {found.say()}"))
+        return Answer(goal, own, found, (), (head, f"PROPOSAL  steps: [{flow}]", f"PROPOSAL  {found.say()}"))
     help_ = tuple(_levers(basis, steps, goal))
-    return Answer(goal, False, None, help_, (head, *(f"GOAL  {text}" for text in help_)))
+    return Answer(goal, own, None, help_, (head, *(f"GOAL  {text}" for text in help_)))
 
 
 def _played(basis: Basis, steps: tuple[Step, ...], goal: Goal) -> Played:
@@ -177,10 +182,11 @@ def _sketches(basis: Basis, steps: Sequence[Step], rate: float) -> list[Sketch]:
 
 @lru_cache(maxsize=1024)
 def _passing(basis: Basis, weight: int) -> tuple[float, ...]:
-    """Seconds that a step takes without a least time; 100 % as 50 %, as what is known of stable then is not."""
+    """Seconds that a step takes without a least time; 100 % as 50 % of twice the traffic: stable is known by then."""
     step = Step(min(weight, 50))
-    stays = [play_step(basis, step, 1, begin(basis, [step]), None, run) for run in range(SKETCH)]
-    return tuple(stay.seconds * step.weight / weight if stay.kind == "pass" else inf for stay in stays)
+    there = replace(basis, pace=basis.pace * weight / step.weight)
+    stays = [play_step(there, step, 1, begin(there, [step]), None, run) for run in range(SKETCH)]
+    return tuple(stay.seconds if stay.kind == "pass" else inf for stay in stays)
 
 
 @lru_cache(maxsize=1024)
@@ -221,7 +227,7 @@ def _levers(basis: Basis, steps: Sequence[Step], goal: Goal) -> Iterator[str]:
         yield "no plan does without traffic: send requests with the role load (playbooks/load.yml)"
         return
     sketches = _sketches(basis, steps, rate)
-    quickest = min(sketches, key=lambda one: (one.seconds, one.failures))
+    quickest = min(sketches, key=lambda one: (one.seconds, -one.steps[0].weight, one.failures))
     if goal.minutes is not None and quickest.seconds > 60.0 * goal.minutes:
         yield from _for_time(basis, quickest, goal.minutes)
     elif goal.minutes is None and quickest.seconds == inf:
@@ -232,8 +238,8 @@ def _levers(basis: Basis, steps: Sequence[Step], goal: Goal) -> Iterator[str]:
     fewest = min(sketches, key=lambda one: (one.failures, one.seconds))
     if rate <= basis.limit:
         yield (
-            f"a canary {goal.times} times as bad ({percent(rate)}) is within the tolerance of {percent(basis.limit)}, so "
-            "it is promoted whatever the steps are: lower analysis.tolerance_floor or tolerance_ratio"
+            f"a canary {goal.times} times as bad ({percent(rate)}) is within the tolerance of {percent(basis.limit)}, "
+            "so it is promoted whatever the steps are: lower analysis.tolerance_floor or tolerance_ratio"
         )
     elif fewest.failures > goal.failures:
         yield from _for_failures(basis, fewest, goal, rate)
@@ -257,6 +263,11 @@ def _for_time(basis: Basis, quickest: Sketch, minutes: float) -> Iterator[str]:
             yield f"more traffic: with {ceil(more.pace):,} requests a second it is done (role load sends them)"
             break
     for factor in (2, 4, 8):
+        longer = replace(basis, max_wait=factor * basis.max_wait)
+        if quickest.seconds == inf and _quick(longer, quickest, minutes):
+            yield f"a longer time: with an analysis.max_wait of {longer.max_wait:g} it is done"
+            break
+    for factor in (2, 4, 8):
         name, changed = _tolerant(basis, factor)
         if _quick(changed, quickest, minutes):
             yield f"a higher tolerance: with {name} it is done"
@@ -265,7 +276,8 @@ def _for_time(basis: Basis, quickest: Sketch, minutes: float) -> Iterator[str]:
 
 def _quick(basis: Basis, plan: Sketch, minutes: float) -> bool:
     runs = zip(*(_passing(basis, step.weight) for step in plan.steps), strict=True)
-    most = Quantiles.of([sum(max(step.min_seconds, one) for step, one in zip(plan.steps, run, strict=True)) for run in runs]).most
+    least = [step.min_seconds for step in plan.steps]
+    most = Quantiles.of([sum(map(max, least, run)) for run in runs]).most
     return most is not None and most <= 60.0 * minutes
 
 
