@@ -140,11 +140,13 @@ class Trial:
         rng = Random(seed)
         step = _Step(self, stable, look if canary_rate or stable_rate else 0.0)
         while True:
-            gap, bad = _gap(rng, canary_rate, self._t.burst, max(1, int(step.bad / FINE)))
-            n = max(min(gap, most - step.requests), 0.0)
-            x_b = _hits(rng, n * stable, stable_rate, self._t.burst)
-            self.watch(n * stable, x_b)
+            good, bad = _gap(rng, canary_rate, self._t.burst, max(1, int(step.bad / FINE)))
             last = min(bad, max(1, round(self._t.burst)))
+            gap = good + bad - last  # all but the last burst are spread over it
+            n = max(min(gap, most - step.requests), 0.0)
+            n_b = stable * (n if gap > n else n + last)
+            x_b = _hits(rng, n_b, stable_rate, self._t.burst)
+            self.watch(n_b, x_b)
             if (passed := step.wait(n, (bad - last) * n / gap if n else 0.0, x_b, least)) is not None:
                 return Fate("pass", passed, round(step.bad))
             if gap > n or step.requests >= most:
@@ -170,7 +172,7 @@ class _Step:
         self._bad = [[exp(self._burst * gain[1]) for gain in gains] for _purse, gains in self._arms]
 
     def wait(self, n: float, x_c: float, x_b: int, least: float) -> float | None:
-        """The next `n` requests of the canary, with `x_c` bad ones of it and `x_b` of stable, evenly spread; after how
+        """The next `n` requests of the canary, `x_c` bad ones among them and `x_b` of stable, evenly spread; after how
         many it has passed.
         """
         trial = self.trial

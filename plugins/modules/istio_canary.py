@@ -319,24 +319,11 @@ findings:
       description: What is expected, what is there, and what to do.
       type: str
 plan:
-  description: Every write to come, with its weights, its patch, and what its step needs to pass.
+  description: Every write to come, with its weights, its patch, and what its step needs to pass, also as C(text).
   returned: in check mode
   type: list
   elements: dict
   contains:
-    step:
-      description: The step, from 1.
-      type: int
-    phase:
-      description: The phase of the release then.
-      type: str
-    weights:
-      description: Percent by version.
-      type: dict
-    patch:
-      description: What is written, as a JSON patch.
-      type: list
-      elements: dict
     pass:
       description:
         - Of a canary as good as the stable version. C(share) of the releases (0..1) that pass the step within
@@ -352,20 +339,11 @@ plan:
           users see until then, each as C(median) and C(most).
       type: list
       elements: dict
-    text:
-      description: The same for a person.
-      type: str
 forecast:
-  description: How releases would go at the present traffic, by simulation.
+  description: How releases would go at the present traffic (C(requests_per_second)), by C(runs) simulated ones of each kind.
   returned: in check mode, unless a release would end
   type: dict
   contains:
-    requests_per_second:
-      description: The traffic that it is made for.
-      type: float
-    runs:
-      description: How many releases were simulated of each kind.
-      type: int
     metrics:
       description: What is judged. C(name), C(words), the stable version's C(rate) and its part of C(alpha_fail).
       type: list
@@ -389,11 +367,8 @@ goal:
   returned: in check mode, before a release has begun, with O(goal)
   type: dict
   contains:
-    text:
-      description: The wish in words.
-      type: str
     met:
-      description: Whether O(steps) meet it.
+      description: Whether O(steps) meet it (C(text) is the wish in words).
       type: bool
     proposal:
       description: C(steps) that meet it, and how releases of a C(good) and of the C(bad) canary end by them; or null.

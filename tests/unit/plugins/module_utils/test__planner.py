@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from math import inf
 
 import pytest
@@ -29,7 +30,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._verdict import 
 from ansible_collections.progressive.istio.tests.unit.plugins.module_utils.gate_traffic import T
 
 STEPS = (Step(10, 60), Step(50, 60), Step(100, 60))
-RUNS = 30
+RUNS = 20
 
 
 def basis(pace: float = 100.0, rate: float = 0.0, tolerance: Tolerance = T) -> Basis:
@@ -49,8 +50,8 @@ def test_quantiles() -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.002, 0.03])
 def test_more_traffic_takes_no_longer(rate: float) -> None:
-    told = [forecast(basis(pace, rate), STEPS, RUNS) for pace in (10.0, 40.0, 160.0, 640.0)]
-    for few, many in zip(told, told[1:], strict=False):
+    told = [forecast(basis(pace, rate), STEPS, RUNS) for pace in (20.0, 80.0, 640.0)]
+    for few, many in pairwise(told):
         for one, other in zip(few.steps, many.steps, strict=True):
             assert other.share >= one.share - 1 / RUNS
             assert number(other.seconds.median) <= number(one.seconds.median)
@@ -63,7 +64,7 @@ def test_what_is_worse_is_not_found_later(rate: float) -> None:
     for one in forecast(basis(rate=rate), STEPS, RUNS).steps:
         looked_for = [bad for bad in one.found if not bad.within]
         assert looked_for
-        for bad, worse in zip(looked_for, looked_for[1:], strict=False):
+        for bad, worse in pairwise(looked_for):
             assert worse.share >= bad.share
             assert number(worse.requests.median) <= number(bad.requests.median)
             assert number(worse.seconds.most) <= number(bad.seconds.most)
@@ -87,7 +88,7 @@ def test_users_see_nothing_of_a_mirror_and_all_of_the_rest() -> None:
     assert first.requests.median
     assert first.seconds.median
     seen = first.rate * 10.0 * first.seconds.median
-    assert first.failures.median == pytest.approx(seen, rel=0.5)
+    assert seen <= first.failures.median <= 3 * seen, "those that are proven early had bad luck"
     assert told.ending(10).failures.median == 0.0
 
 
@@ -110,7 +111,7 @@ def test_a_cohort_alone_has_no_clock() -> None:
 
 @pytest.mark.parametrize(("then", "kind"), [("hold", "held"), ("abort", "aborted"), ("promote", "promoted")])
 def test_what_is_undecided_ends_as_the_user_says(then: str, kind: str) -> None:
-    told = ending(replace(basis(1.0), on_inconclusive=then), STEPS, 1, RUNS)
+    told = ending(replace(basis(0.5), on_inconclusive=then), STEPS, 1, RUNS)
     assert getattr(told, kind) == 1.0
     assert told.seconds.median == (2700.0 if then == "promote" else 900.0)
     assert sum((told.promoted, told.aborted, told.held)) == 1.0
@@ -173,7 +174,7 @@ def test_ten_times_as_bad_within_the_tolerance() -> None:
 def test_the_table() -> None:
     told = forecast(basis(rate=0.002), STEPS, RUNS)
     lines = table(told)
-    assert lines[0].split("  ")[-1] == "10 x as bad (2 %)"
+    assert lines[0].split("  ")[-1].strip() == "10 x as bad (2 %)"
     assert [line.partition("  ")[0].strip() for line in lines] == ["", "step", "10 %", "50 %", "100 %", "all"]
     assert lines[1].count("within the tolerance") == 1
     assert max(map(len, lines)) < 120

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import log
+from math import ceil, log
 from statistics import median
 
 import pytest
@@ -49,7 +49,7 @@ def played(stages: Sequence[Stage], seed: int, rps: int) -> Fate:
     [
         ([(10, 0.0, 0.0)], 40),
         ([(25, 0.05, 0.05)], 40),
-        ([(10, 0.05, 0.01)], 5),
+        ([(10, 0.1, 0.01)], 5),
         ([(10, 0.05, 0.01)], 80),
         ([(50, 0.03, 0.002)], 40),
         ([(10, 0.0, 0.0), (50, 0.05, 0.001)], 40),
@@ -57,10 +57,13 @@ def played(stages: Sequence[Stage], seed: int, rps: int) -> Fate:
     ],
 )
 def test_it_comes_to_the_same_as_the_gate(stages: Sequence[Stage], rps: int) -> None:
-    by_gate = [gated(stages, seed, rps) for seed in range(60)]
+    by_gate = [gated(stages, seed, rps) for seed in range(50)]
     by_trial = [played(stages, seed, rps) for seed in range(150)]
     look = rps * stages[-1][0] / 100
-    assert median(f.requests for f in by_trial) == pytest.approx(median(f.requests for f in by_gate), rel=0.3, abs=look)
+    by_trial = [replace(fate, requests=look * ceil(fate.requests / look)) for fate in by_trial]
+    assert median(f.requests for f in by_trial) == pytest.approx(
+        median(f.requests for f in by_gate), rel=0.25, abs=look
+    )
     for kind in ("pass", "fail"):
         one, other = (sum(fate.kind == kind for fate in fates) / len(fates) for fates in (by_gate, by_trial))
         assert other == pytest.approx(one, abs=0.15)
