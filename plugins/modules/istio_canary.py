@@ -328,8 +328,7 @@ plan:
       description:
         - Of a canary as good as the stable version. C(share) of the releases (0..1) that pass the step within
           O(analysis.max_wait), and the canary's C(requests) and the C(seconds) that it takes.
-        - Both as C(median) and C(most), which half and 9 of 10 of the releases do not exceed. Null where that many do
-          not get there.
+        - Both as C(median) and C(most), what half and 9 of 10 of the releases need; null where so many do not pass.
       type: dict
       sample: {share: 1.0, requests: {median: 850, most: 850}, seconds: {median: 85, most: 85}}
     catches:
@@ -340,17 +339,15 @@ plan:
       type: list
       elements: dict
 forecast:
-  description: How releases would go at the present traffic (C(requests_per_second)), by C(runs) simulated ones of each kind.
+  description: By simulation (C(runs) of each kind), how releases go at the traffic of now (C(requests_per_second)).
   returned: in check mode, unless a release would end
   type: dict
   contains:
     metrics:
-      description: What is judged. C(name), C(words), the stable version's C(rate) and its part of C(alpha_fail).
+      description:
+        - What is judged, with the stable version's C(rate). Beside it C(not_judged), by name, why something is not.
       type: list
       elements: dict
-    not_judged:
-      description: What is not judged, by name, and why.
-      type: dict
     endings:
       description:
         - Whole releases of a canary that is 1, 2, 5 and 10 C(times) as bad from its first request. Which part of them

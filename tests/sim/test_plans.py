@@ -16,7 +16,7 @@ from ansible_collections.progressive.istio.tests.sim.simulated import WANT, Mesh
 PACE = 100.0
 RELEASES = 200
 BAD = 0.02  # of stable
-GOAL = Goal(failures=20, times=5)
+GOAL = Goal(failures=60, times=5)
 STEPS = (Step(50, 20), Step(100, 20))
 
 
