@@ -371,7 +371,7 @@ def _stuck(basis: Basis, number: int, one: StepForecast) -> str:
     every = basis.pace * seconds / basis.max_wait
     return (
         f"{there} {what}: its canary gets {pace * basis.max_wait:,.0f} requests in that time, 9 of 10 need up to "
-        f"{needed:,.0f}; that takes a max_wait of {ceil(seconds / 60)} min, or {every:,.0f} requests a second"
+        f"{needed:,.0f}; that takes a max_wait of {ceil(seconds / 60)} min, or {ceil(every):,} requests a second"
     )
 
 

@@ -78,6 +78,8 @@ class Played:
     def say(self) -> str:
         """Its numbers."""
         good = f"done in {self.good.seconds.say(duration)}"
+        if self.steps[0].weight == 100:
+            good = f"all users at once, {good}"
         if self.good.promoted < LIKELY:
             good = f"{100 * self.good.promoted:.0f} % of good canaries are promoted"
         seen = self.bad.failures.say(lambda value: f"{value:,.0f}")
