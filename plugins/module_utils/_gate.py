@@ -144,6 +144,19 @@ def _silence(weight: int) -> int:
     return ceil(1000 / (100 - weight)) if weight < 100 else 0
 
 
+def bound_of(tolerance: Tolerance, n: int, x: int) -> float:
+    """The upper bound of stable's rate, by its record: x of n requests bad."""
+    return upper_bound(n, x, BOUND_SHARE * tolerance.alpha_fail, tolerance.burst)
+
+
+def stand_in(tolerance: Tolerance, side: Side, n: int, x: int, bound: float) -> float:
+    """The fixed rate that stands in for ratio * stable's rate, by its record and the `bound` from that."""
+    seen = x / n if n else 0.0
+    if side == "better":
+        return tolerance.ratio * min(bound, 2.0 * seen)
+    return tolerance.ratio * bound if tolerance.ratio * seen > 0.5 else min(tolerance.ratio * bound, 0.5)
+
+
 class _Follow:
     """Which windows are judged without stable's traffic: depends on numbers of requests only, not on how they went."""
 
@@ -282,15 +295,10 @@ class Gate:
         """The fixed rate that stands in for ratio * stable's rate; None while stable has traffic."""
         if not self._standing:
             return None
-        n, x = self._record
-        ratio = self.tolerance.ratio
-        seen = x / n if n else 0.0
-        if self._bound_of != (n, x):
-            self._bound_of = (n, x)
-            self._bound = upper_bound(n, x, BOUND_SHARE * self.tolerance.alpha_fail, self.tolerance.burst)
-        if side == "better":
-            return ratio * min(self._bound, 2.0 * seen)
-        return ratio * self._bound if ratio * seen > 0.5 else min(ratio * self._bound, 0.5)
+        record = (self._record[0], self._record[1])
+        if self._bound_of != record:
+            self._bound_of, self._bound = record, bound_of(self.tolerance, *record)
+        return stand_in(self.tolerance, side, *record, self._bound)
 
     def _check(self) -> None:
         e = min(self._fail.relative.log_e, self._fail.absolute.log_e)

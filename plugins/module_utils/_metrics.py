@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from ansible_collections.progressive.istio.plugins.module_utils._looks import Counts, Flow, Look, ProxyLook
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Counts, Flow, Look, ProxyLook, history
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import (
     ERRORS,
     LATENCY,
@@ -103,6 +103,37 @@ def judged_by(look: Look, names: Sequence[str], edge: float, stable: str, latenc
 
 def _slow_of(look: Look, version: str, edge: float) -> list[Counts]:
     return [slow(p.histograms[version], edge) for p in look.proxies.values() if version in p.histograms]
+
+
+def past(look: Look, names: Sequence[str], edge: float, version: str) -> dict[str, Counts]:
+    """By each of these metrics all that a raw look tells of a version: requests, bad ones."""
+    found = {}
+    for name in names:
+        if name == LATENCY:
+            counts = _slow_of(look, version, edge)
+        elif name == UNANSWERED:
+            flows = [flow for p in look.proxies.values() for flow in _of({"": p.flows}, version)]
+            counts = [(total - active, max(total - answered - active, 0)) for total, answered, active in flows]
+            counts += [p.also[UNANSWERED][version] for p in look.proxies.values() if version in p.also.get(name, {})]
+        else:
+            counts = [history(look, version)]
+        every, bad = (sum(part) for part in zip((0, 0), *counts, strict=True))
+        found[name] = (every, bad)
+    return found
+
+
+def unjudged(look: Look, names: Sequence[str], wanted: bool) -> dict[str, str]:
+    """The metrics that are not judged, and why; ``wanted``: whether latency is."""
+    found = {}
+    if UNANSWERED not in names:
+        found[UNANSWERED] = "the statistics that these proxies may be asked for do not tell it"
+    if not wanted:
+        found[LATENCY] = "analysis.latency is false"
+    elif look.sampled and LATENCY not in names:
+        found[LATENCY] = "a Prometheus as the source is not asked for it"
+    elif LATENCY not in names:
+        found[LATENCY] = "the proxies keep no histogram of it; proxyStatsMatcher with cluster.outbound makes them"
+    return found
 
 
 # ---------------------------------------------------------------- latency

@@ -25,6 +25,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
 )
 from ansible_collections.progressive.istio.plugins.module_utils._record import RecordError, Step
 from ansible_collections.progressive.istio.plugins.module_utils._routes import RouteError
+from ansible_collections.progressive.istio.plugins.module_utils._wish import Goal
 from ansible_collections.progressive.istio.plugins.module_utils._world import Target
 
 REASON_LENGTH = 300  # it becomes part of the record
@@ -148,6 +149,7 @@ def want(params: Mapping[str, Any]) -> Want:
         preflight=params["preflight"],
         audience=parse(params["cohort"], params["sticky"]),
         drain_timeout=params["drain_timeout"],
+        goal=Goal(**(params["goal"] or {})),
     )
     check_want(wish)
     return wish

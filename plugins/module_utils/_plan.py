@@ -27,6 +27,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Version,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import Tolerance, Verdict
+from ansible_collections.progressive.istio.plugins.module_utils._wish import Goal
 
 STOPPING = ("aborted", "paused")  # states that end what is under way, whoever runs it
 INCONCLUSIVE = ("hold", "abort", "promote")
@@ -65,6 +66,7 @@ class Want:
     checks: tuple[Check, ...] = ()
     audience: Audience = field(default_factory=Audience)
     drain_timeout: float = 60.0  # of retired
+    goal: Goal = field(default_factory=Goal)  # of a plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,10 @@ def check_want(want: Want) -> None:
         want.tolerance.check()
     except ValueError as error:
         raise ReleaseError(f"analysis: {error}") from None
+    try:
+        want.goal.check()
+    except ValueError as error:
+        raise ReleaseError(str(error)) from None
 
 
 def _check_steps(steps: tuple[Step, ...], cohort: bool) -> None:

@@ -13,11 +13,21 @@ from ansible_collections.progressive.istio.plugins.module_utils._checks import A
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, covered, judge_again
 from ansible_collections.progressive.istio.plugins.module_utils._find import NoRouteObject
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
-from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, burst_of, difference, history
+from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, burst_of, difference
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import SILENT, Proxy
+from ansible_collections.progressive.istio.plugins.module_utils._metrics import (
+    KNOWN,
+    choose_edge,
+    counted_by,
+    past,
+    tolerances,
+    unjudged,
+    words,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._patches import follow_patch, patch_for, token_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
+    STOPPING,
     Adopt,
     Done,
     Refuse,
@@ -30,7 +40,16 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     require_clients,
     resolve,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._planner import regressions, requests_to_pass
+from ansible_collections.progressive.istio.plugins.module_utils._planner import (
+    Basis,
+    Judged,
+    StepForecast,
+    forecast,
+    plain,
+    table,
+    to_dict,
+    warnings,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
@@ -41,10 +60,13 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Step,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._routes import apply_patch
-from ansible_collections.progressive.istio.plugins.module_utils._verdict import percent
+from ansible_collections.progressive.istio.plugins.module_utils._verdict import ERRORS, LATENCY, duration, percent
+from ansible_collections.progressive.istio.plugins.module_utils._wish import answer
 from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
 
-RATE_SECONDS = 2.0
+#: How long the traffic is looked at, in seconds, and up to how many times so long where there is little of it (or where
+#: a Prometheus has no newer samples yet).
+RATE_SECONDS, PATIENCE, FEW = 2.0, 5, 20
 
 
 def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
@@ -85,19 +107,27 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
             text += (
                 f"; with {len(findings)} warning{'s' if len(findings) > 1 else ''} of what may not follow the weights"
             )
-    traffic = _traffic(world, look, record.stable.name)
-    return {
+    result: dict[str, Any] = {
         "phase": "planned",
         "changed": bool(writes),
         "msg": text,
         "release_id": record.id,
-        "requests_per_second": round(traffic.rate, 1),
-        "client_proxies": traffic.proxies,
         "findings": _findings(findings),
-        "plan": [_line(state, want, written, traffic) for written in writes],
         "diff": _diff(state, writes[0]) if writes else {},
         **({"checks": _checks(world, want, record)} if want.checks else {}),
     }
+    told: dict[int, StepForecast] = {}
+    stopping = isinstance(decision, Resume) and (want.state in STOPPING or decision.changed)
+    if not stopping:
+        traffic = _traffic(world, want, look, list(state.versions), record.stable.name)
+        begun = isinstance(decision, Resume)
+        outlook = _outlook(want, traffic, record.steps[record.step :], record.stable.name, begun)
+        told = dict(enumerate(outlook.pop("per_step"), record.step))
+        rate, proxies = round(traffic.basis.pace, 1), traffic.proxies
+        result |= {"requests_per_second": rate, "client_proxies": proxies, **outlook}
+    result["plan"] = [_line(state, written, told) for written in writes]
+    result.setdefault("lines", [f"plan  {line['text']}" for line in result["plan"]])
+    return result
 
 
 def _resumed(want: Want, decision: Resume, now: float) -> tuple[list[Record], str]:
@@ -139,54 +169,90 @@ def _findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Requests a second to all versions, proxies read, stable's rate of bad ones (0..1), counts that one makes."""
+    """What a plan is made from: basis, proxies read, metrics that are not judged and why, and what else to warn of."""
 
-    rate: float
+    basis: Basis
     proxies: int
-    bad: float
-    burst: float
+    unjudged: Mapping[str, str]
+    warnings: tuple[str, ...]
 
 
-def _traffic(world: LiveWorld, before: Look, stable: str) -> Traffic:
+def _traffic(world: LiveWorld, want: Want, before: Look, versions: Sequence[str], stable: str) -> Traffic:
     """Between two looks; how stable is, by all that its clients' proxies have counted."""
-    world.sleep(RATE_SECONDS)
-    after = world.look()
-    requests = sum(n for n, _bad in difference(before, after, before.time).values())
-    every, bad = history(after, stable)
-    rate = requests / max(after.time - before.time, 0.1)
-    return Traffic(rate, len(after.proxies), bad / every if every else 0.0, burst_of(after))
+    after, seen, requests = before, difference(before, before, before.time), 0
+    for _unused in range(PATIENCE):
+        world.sleep(RATE_SECONDS)
+        after = world.look()
+        seen = difference(before, after, before.time)
+        requests = sum(n for n, _bad in seen.values())
+        if requests >= FEW:
+            break
+    edge = 0.0 if want.latency is None else want.edge or choose_edge(after, stable, last_chance=True)
+    names = counted_by(after, bool(edge))
+    counts = past(after, (ERRORS, *names), edge, stable)
+    main = replace(want.tolerance, burst=max(want.tolerance.burst, burst_of(after)))
+    metrics = tuple(
+        Judged(name, words(name, edge), how, counts[name][1] / counts[name][0] if counts[name][0] else 0.0)
+        for name, how in tolerances(names, main, want.latency).items()
+    )
+    pace = requests / max(after.time - before.time, 0.1)
+    basis = Basis(pace, metrics, want.interval, want.max_wait, want.on_inconclusive, want.warm_up)
+    coverage = Coverage(0, 0, *covered(seen, before, after, before.time, versions))
+    notes = [f"nothing would pass: {lack}"] if (lack := coverage.lack(want.min_coverage)) else []
+    if want.tolerance.slo is not None and basis.errors.rate > want.tolerance.slo:
+        bad, slo = percent(basis.errors.rate), percent(want.tolerance.slo)
+        notes.append(f"nothing would pass: {stable} itself has {bad} bad, more than its analysis.slo of {slo}")
+    if want.observe:
+        notes.append(
+            "analysis.observe: verdicts are only said, nothing is taken back, and steps end by their least time"
+        )
+    if not counts[ERRORS][0]:
+        notes.append(f"nothing is known of {stable} yet: it is taken to be without errors")
+    if LATENCY in names and not want.edge and counts[LATENCY][0] < KNOWN:
+        notes.append(
+            f"only {counts[LATENCY][0]:,} requests of {stable} are known, too few to choose an edge by: latency is "
+            f"judged from the {KNOWN}th on, or by {edge:g} ms if {stable} gets no more; analysis.latency_edge names one"
+        )
+    return Traffic(basis, len(after.proxies), unjudged(after, names, want.latency is not None), tuple(notes))
 
 
-def _forecast(want: Want, step: Step, traffic: Traffic) -> dict[str, Any]:
-    """What a step takes to pass a canary that is like stable, and to find a worse one, at the present traffic."""
-    tolerance = replace(want.tolerance, burst=max(want.tolerance.burst, traffic.burst))
-    weight, least = min(step.judged, 99), step.min_seconds
-    needed = requests_to_pass(tolerance, traffic.bad, traffic.bad, weight)
-    like = f"with {percent(traffic.bad)} bad, as stable has" if traffic.bad else "without an error"
-    said = f"{step.title}: at least {least} s and {'' if needed is None else f'{needed:,} '}"
-    if not (step.weight or step.mirror):
-        text = f"{said}requests of the cohort {like}"
-        return {"canary_requests_to_pass": needed, "seconds": None, "catches": [], "text": text}
-    pace = traffic.rate * step.judged / 100
-    seconds = needed / pace if needed and pace else None
-    worse = regressions(tolerance, traffic.bad, weight)
-    text = f"{said}canary requests {like}, "
-    if seconds is None:
-        text += f"but {'there is no traffic' if needed else 'that is too many'}: this step cannot pass"
-    else:
-        text += f"about {max(least, seconds):.0f} s at {traffic.rate:.0f} requests a second; finds "
-        text += ", ".join(one.say(pace) for one in worse)
-        if seconds > want.max_wait:
-            text += f"; more than max_wait ({want.max_wait:.0f} s): this step cannot pass"
-    return {
-        "canary_requests_to_pass": needed,
-        "seconds": None if seconds is None else round(max(least, seconds)),
-        "catches": [{"rate": one.rate, "within": one.within, "canary_requests": one.requests} for one in worse],
-        "text": text,
+def _outlook(want: Want, traffic: Traffic, steps: Sequence[Step], stable: str, begun: bool) -> dict[str, Any]:
+    """The part of the result that is about time and proof; ``steps``: those to come."""
+    told = forecast(traffic.basis, steps)
+    basis = traffic.basis
+    notes = [*traffic.warnings, *warnings(told)]
+    judged = ", ".join(metric.words for metric in basis.metrics)
+    lines = [
+        f"at {basis.pace:,.0f} requests a second, {stable} with {percent(basis.errors.rate)} bad; judged: {judged}",
+        *(f"not judged: {name}, as {why}" for name, why in traffic.unjudged.items()),
+        *(table(told) if basis.pace else ()),
+    ]
+    lines = [*(f"plan  {text}" for text in lines), *(f"WARNING  {text}" for text in notes)]
+    result: dict[str, Any] = {
+        "forecast": {**to_dict(told), "not_judged": dict(traffic.unjudged)},
+        "plan_warnings": notes,
+        "per_step": told.steps,
     }
+    if want.goal and begun:
+        lines.append("GOAL  a release that has begun keeps its steps")
+    elif want.goal:
+        said = answer(basis, steps, want.goal)
+        lines += said.lines
+        result["goal"] = said.to_dict()
+    return {**result, "lines": lines}
 
 
-def _line(state: State, want: Want, record: Record, traffic: Traffic) -> dict[str, Any]:
+def _told(one: StepForecast) -> dict[str, Any]:
+    """What a line of the plan says of its step."""
+    asked = "requests of the cohort" if not (one.step.weight or one.step.mirror) else "canary requests"
+    requests = one.requests.say(lambda value: f"{value:,.0f}")
+    text = f"{one.step.title}: at least {one.step.min_seconds} s and {requests} {asked}"
+    if one.step.weight or one.step.mirror:
+        text += f", {one.seconds.say(duration)}"
+    return {"pass": plain(one), "catches": [plain(bad) for bad in one.found], "text": text}
+
+
+def _line(state: State, record: Record, told: Mapping[int, StepForecast]) -> dict[str, Any]:
     token = token_of(state)
     line: dict[str, Any] = {
         "step": record.step + 1,
@@ -197,7 +263,7 @@ def _line(state: State, want: Want, record: Record, traffic: Traffic) -> dict[st
     if state.others:
         line["others"] = {other.where: visible(follow_patch(token_of(other), record)) for other in state.others}
     if record.phase == PROGRESSING:
-        line |= _forecast(want, record.steps[record.step], traffic)
+        line |= _told(told[record.step])
     else:
         line["text"] = f"then {record.phase}"
     return line

@@ -163,6 +163,24 @@ options:
     type: str
     choices: [hold, abort, adopt]
     default: hold
+  goal:
+    description:
+      - A wish for the plan. In check mode it is said whether O(steps) meet it in 9 of 10 releases. If not, steps that
+        do are proposed, or it is said why none do, and what would help. Without check mode it means nothing.
+    type: dict
+    suboptions:
+      failures:
+        description: So many failures users may see at most, of a canary that is O(goal.times) as bad from the start.
+        type: int
+      minutes:
+        description: Time in which a canary that is as good as the stable version has to be promoted.
+        type: float
+      times:
+        description:
+          - How many times the stable version's rate of bad requests the canary of O(goal.failures) has. Where the
+            stable version has none, how many times O(analysis.tolerance_floor).
+        type: int
+        default: 5
   until_step:
     description:
       - Stop after this step (1 is the first) has passed, or after the present one if that is a later one. The next run
@@ -224,6 +242,14 @@ EXAMPLES = r"""
       - {weight: 100, min_seconds: 60}
     cohort:
       - headers: {x-slot: green}
+
+- name: A plan by which a good release takes half an hour at most, and a bad one is seen by few
+  progressive.istio.istio_canary:
+    namespace: namespace-1
+    name: app-1
+    canary_version: v2
+    goal: {minutes: 30, failures: 100}
+  check_mode: true
 
 - name: Take it back
   progressive.istio.istio_canary:
@@ -319,10 +345,66 @@ findings:
       description: What is expected, what is there, and what to do.
       type: str
 plan:
-  description: Every write to come, with its weights, its patch, and what its step needs to pass.
+  description: Every write to come, with its weights, its patch, and what its step needs to pass, also as C(text).
   returned: in check mode
   type: list
   elements: dict
+  contains:
+    pass:
+      description:
+        - Of a canary as good as the stable version. C(share) of the releases (0..1) that pass the step within
+          O(analysis.max_wait), and the canary's C(requests) and the C(seconds) that it takes.
+        - Both as C(median) and C(most), what half and 9 of 10 of the releases need; null where so many do not pass.
+      type: dict
+      sample: {share: 1.0, requests: {median: 850, most: 850}, seconds: {median: 85, most: 85}}
+    catches:
+      description:
+        - Of a canary that is 2, 5 and 10 C(times) as bad from this step on. Its C(rate), C(within) for one that the
+          tolerance allows, the C(share) that is proven in this step, and C(requests), C(seconds) and C(failures) that
+          users see until then, each as C(median) and C(most).
+      type: list
+      elements: dict
+forecast:
+  description: By simulation (C(runs) of each kind), how releases go at the traffic of now (C(requests_per_second)).
+  returned: in check mode, unless a release would end
+  type: dict
+  contains:
+    metrics:
+      description:
+        - What is judged, with the stable version's C(rate). Beside it C(not_judged), by name, why something is not.
+      type: list
+      elements: dict
+    endings:
+      description:
+        - Whole releases of a canary that is 1, 2, 5 and 10 C(times) as bad from its first request. Which part of them
+          is C(promoted), C(aborted) and C(held), after how many C(seconds), and how many C(failures) users see.
+      type: list
+      elements: dict
+plan_warnings:
+  description: What the plan cannot decide, and what to do.
+  returned: in check mode, unless a release would end
+  type: list
+  elements: str
+goal:
+  description: The answer to O(goal).
+  returned: in check mode, before a release has begun, with O(goal)
+  type: dict
+  contains:
+    met:
+      description: Whether O(steps) meet it (C(text) is the wish in words).
+      type: bool
+    proposal:
+      description: C(steps) that meet it, and how releases of a C(good) and of the C(bad) canary end by them; or null.
+      type: dict
+    levers:
+      description: What would help where no steps meet it.
+      type: list
+      elements: str
+lines:
+  description: All of the plan for a person.
+  returned: in check mode
+  type: list
+  elements: str
 """
 
 from typing import Any
@@ -393,6 +475,14 @@ def main() -> None:
             "adopt": {"type": "bool", "default": False},
             "on_drift": {"type": "str", "choices": ["hold", "abort", "adopt"], "default": "hold"},
             "preflight": {"type": "str", "choices": ["enforce", "warn"], "default": "enforce"},
+            "goal": {
+                "type": "dict",
+                "options": {
+                    "failures": {"type": "int"},
+                    "minutes": {"type": "float"},
+                    "times": {"type": "int", "default": 5},
+                },
+            },
             "until_step": {"type": "int"},
             "wait": {"type": "bool", "default": True},
             "run": {"type": "dict"},
@@ -412,7 +502,7 @@ def main() -> None:
         if module.check_mode:
             result = {"failed": False, "finished": True, **preview(world, wish)}
             asked = [f"check {one['name']}: {one['state']}: {one['text']}" for one in result.get("checks", [])]
-            for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"]), *asked):
+            for text in (result["msg"], *result.get("lines", ()), *asked):
                 journal.say(text)
             module.exit_json(events=journal.events, queries=queries(world), **result)
         journal.clock = world.now

@@ -53,7 +53,10 @@ COMPUTES = {
     "math",
 }
 COMPUTES |= {"bisect", "datetime", "enum", "fractions", "operator", "re", "statistics", "typing", "urllib.parse"}
-ALSO = {"module_utils/_release": {"secrets"}}  # a release has a random identifier
+ALSO = {
+    "module_utils/_release": {"secrets"},  # a release has a random identifier
+    "module_utils/_trial": {"random"},  # with a seed, it computes
+}
 ACCESS = "ansible_collections.kubernetes.core.plugins.action"  # the base class that finds kubeconfig files
 KUBERNETES = ("kubernetes", "ansible_collections.kubernetes", "urllib3", "websocket")
 
