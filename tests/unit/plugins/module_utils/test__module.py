@@ -32,6 +32,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record, RecordError, Step, Version
 from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of
 from ansible_collections.progressive.istio.plugins.module_utils._routes import RouteError
+from ansible_collections.progressive.istio.plugins.module_utils._wish import Goal
 
 ANALYSIS = {name: spec.get("default") for name, spec in ANALYSIS_SPEC.items()}
 PARAMS: dict[str, Any] = {
