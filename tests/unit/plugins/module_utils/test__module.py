@@ -32,6 +32,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record, RecordError, Step, Version
 from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of
 from ansible_collections.progressive.istio.plugins.module_utils._routes import RouteError
+from ansible_collections.progressive.istio.plugins.module_utils._wish import Goal
 
 ANALYSIS = {name: spec.get("default") for name, spec in ANALYSIS_SPEC.items()}
 PARAMS: dict[str, Any] = {
@@ -47,6 +48,7 @@ PARAMS: dict[str, Any] = {
     "drain_timeout": 60.0,
     "retry": False,
     "adopt": False,
+    "goal": None,
     "until_step": None,
     "preflight": "enforce",
     "on_drift": "hold",
@@ -110,6 +112,9 @@ def test_options_become_a_wish() -> None:
     assert (found.canary, found.stable, found.until_step, found.max_wait) == ("v2", "", 1, 61.0)
     assert (found.preflight, want({**PARAMS, "preflight": "warn"}).preflight) == ("enforce", "warn")
     assert found.tolerance == Tolerance(ratio=2.0)
+    assert not found.goal
+    wished = want({**PARAMS, "goal": {"failures": None, "minutes": 30.0, "times": 10}})
+    assert wished.goal == Goal(minutes=30.0, times=10)
 
 
 def test_defaults_are_those_of_the_gate() -> None:
