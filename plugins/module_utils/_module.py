@@ -65,6 +65,60 @@ RELEASE_SPEC: Mapping[str, Any] = {
 }
 
 
+COOKIE_ATTRIBUTES = "Path=/; Max-Age=86400; HttpOnly; SameSite=Lax"
+DEFAULT_STEPS = [{"weight": weight, "min_seconds": 60} for weight in (10, 25, 50, 100)]
+
+# Of istio_canary alone.
+CANARY_SPEC: Mapping[str, Any] = {
+    "state": {"type": "str", "choices": ["promoted", "aborted", "paused", "retired"], "default": "promoted"},
+    "reason": {"type": "str", "default": ""},
+    "stable_version": {"type": "str", "default": ""},
+    "steps": {
+        "type": "list",
+        "elements": "dict",
+        "default": DEFAULT_STEPS,
+        "options": {
+            "weight": {"type": "int", "required": True},
+            "min_seconds": {"type": "int", "default": 0},
+            "mirror": {"type": "int", "default": 0},
+        },
+    },
+    "cohort": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "headers": {"type": "dict", "default": {}},
+            "cookies": {"type": "dict", "default": {}, "no_log": False},
+            "source_labels": {"type": "dict", "default": {}},
+        },
+    },
+    "sticky": {
+        "type": "dict",
+        "options": {
+            "cookie": {"type": "str", "required": True, "no_log": False},
+            "attributes": {"type": "str", "default": COOKIE_ATTRIBUTES},
+        },
+    },
+    "verify_timeout": {"type": "float", "default": 30.0},
+    "drain_timeout": {"type": "float", "default": 60.0},
+    "retry": {"type": "bool", "default": False},
+    "adopt": {"type": "bool", "default": False},
+    "on_drift": {"type": "str", "choices": ["hold", "abort", "adopt"], "default": "hold"},
+    "preflight": {"type": "str", "choices": ["enforce", "warn"], "default": "enforce"},
+    "goal": {
+        "type": "dict",
+        "options": {
+            "failures": {"type": "int"},
+            "minutes": {"type": "float"},
+            "times": {"type": "int", "default": 5},
+        },
+    },
+    "until_step": {"type": "int"},
+    "wait": {"type": "bool", "default": True},
+}
+
+
 def target(params: Mapping[str, Any]) -> Target:
     """Which service the options of RELEASE_SPEC mean."""
     names = ("namespace", "name", "canary_version", "route_kind", "route_object", "route", "other_route_objects")

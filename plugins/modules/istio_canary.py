@@ -412,6 +412,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
 from ansible_collections.progressive.istio.plugins.module_utils._module import (
+    CANARY_SPEC,
     RELEASE_SPEC,
     connect,
     one_line_errors,
@@ -430,61 +431,13 @@ from ansible_collections.progressive.istio.plugins.module_utils._retire_world im
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 from ansible_collections.progressive.istio.plugins.module_utils._sampled_world import queries, world_of
 
-COOKIE_ATTRIBUTES = "Path=/; Max-Age=86400; HttpOnly; SameSite=Lax"
-DEFAULT_STEPS = [{"weight": weight, "min_seconds": 60} for weight in (10, 25, 50, 100)]
-
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **ACCESS_SPEC,
             **RELEASE_SPEC,
-            "state": {"type": "str", "choices": ["promoted", "aborted", "paused", "retired"], "default": "promoted"},
-            "reason": {"type": "str", "default": ""},
-            "stable_version": {"type": "str", "default": ""},
-            "steps": {
-                "type": "list",
-                "elements": "dict",
-                "default": DEFAULT_STEPS,
-                "options": {
-                    "weight": {"type": "int", "required": True},
-                    "min_seconds": {"type": "int", "default": 0},
-                    "mirror": {"type": "int", "default": 0},
-                },
-            },
-            "cohort": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "headers": {"type": "dict", "default": {}},
-                    "cookies": {"type": "dict", "default": {}, "no_log": False},
-                    "source_labels": {"type": "dict", "default": {}},
-                },
-            },
-            "sticky": {
-                "type": "dict",
-                "options": {
-                    "cookie": {"type": "str", "required": True, "no_log": False},
-                    "attributes": {"type": "str", "default": COOKIE_ATTRIBUTES},
-                },
-            },
-            "verify_timeout": {"type": "float", "default": 30.0},
-            "drain_timeout": {"type": "float", "default": 60.0},
-            "retry": {"type": "bool", "default": False},
-            "adopt": {"type": "bool", "default": False},
-            "on_drift": {"type": "str", "choices": ["hold", "abort", "adopt"], "default": "hold"},
-            "preflight": {"type": "str", "choices": ["enforce", "warn"], "default": "enforce"},
-            "goal": {
-                "type": "dict",
-                "options": {
-                    "failures": {"type": "int"},
-                    "minutes": {"type": "float"},
-                    "times": {"type": "int", "default": 5},
-                },
-            },
-            "until_step": {"type": "int"},
-            "wait": {"type": "bool", "default": True},
+            **CANARY_SPEC,
             "run": {"type": "dict"},
         },
         supports_check_mode=True,
