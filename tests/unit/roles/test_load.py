@@ -65,3 +65,6 @@ def test_the_job_ends_and_is_bounded(render: Callable[..., Any]) -> None:
     assert arguments[arguments.index("-qps") + 1] == "50"
     assert arguments[arguments.index("-t") + 1] == "30s"
     assert arguments[-3:] == ["-H", "a: b", "http://app-1.namespace-1:80/"]
+    assert job["metadata"]["generateName"] == "load-"
+    named = render("load", "job.yml.j2", load_job="app-1-canary-load")
+    assert named["metadata"] == {"name": "app-1-canary-load", "namespace": "namespace-1", "labels": {"app": "load"}}
