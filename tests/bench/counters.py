@@ -15,17 +15,15 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 from urllib.parse import urlencode
 
 from ansible_collections.progressive.istio.plugins.module_utils import _metrics, _prometheus, _stats
-from ansible_collections.progressive.istio.plugins.module_utils._cluster import Cluster
+from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._looks import (
     Counts,
     Look,
@@ -37,19 +35,30 @@ from ansible_collections.progressive.istio.plugins.module_utils._looks import (
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh, Proxy
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import LATENCY
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import UNANSWERED as WITHOUT
+from ansible_collections.progressive.istio.tests.bench.failures import (
+    BACKENDS,
+    GOOD,
+    HEALTHY,
+    KINDS,
+    NAMESPACE,
+    PREFIXES,
+    RATE,
+    TIMEOUT,
+    Kind,
+    client,
+    objects,
+    route,
+)
 from ansible_collections.progressive.istio.tests.bench.seen import (
     CLUSTER,
-    DEFAULT,
     HOSTS,
     PROMETHEUS,
     SLOW,
     STATS,
     UNANSWERED,
-    WIDE,
     report,
-    word,
+    table,
 )
-from ansible_collections.progressive.istio.tests.demo.clients import deployment
 from ansible_collections.progressive.istio.tests.demo.stage import (
     CHECKOUT,
     SERVICE,
@@ -59,143 +68,18 @@ from ansible_collections.progressive.istio.tests.demo.stage import (
     enter,
     entered,
     inside,
+    is_ready,
     machine,
     prepare,
     versions,
 )
 
 MODULE = "ansible_collections.progressive.istio.tests.bench.counters"
-NAMESPACE = "bench-counters"
-HOST = f"{SERVICE}.{NAMESPACE}.svc.cluster.local"
-RATE, TIMEOUT = 30.0, 2.0  # of each client: requests a second; seconds until it gives up
 REST = 8.0  # seconds: Envoy adds to its histograms every 5 s, and the lab's Prometheus scrapes as often
-EDGE = 250.0  # ms: what a busy machine does to a request rarely takes so long
+EDGE = 500.0  # ms: what a busy machine does to a request rarely takes so long
 MAX_AGE = 60.0  # s, of samples
-# Subsets: the app; a pod where nobody listens on the app's ports; both; and one that no DestinationRule has.
-GOOD, REFUSING, MIXED, UNKNOWN = "v1", "refusing", "mixed", "unknown"
-BACKENDS = {subset: f"{subset}|{HOST}" for subset in (GOOD, REFUSING, MIXED, UNKNOWN)}
-HEALTHY = {"error_rate": 0, "latency_ms": 0, "hang_rate": 0, "grpc_rate": 0, "ready": "true"}
-PREFIXES = {WIDE: ["cluster.outbound", "cluster.inbound"], DEFAULT: ["none"]}  # Istio adds its own to them
-URLS = {"http": f"http://{HOST}/", "grpc": f"grpc://{HOST}:9000"}
 MATCHER = "/config_dump?mask=bootstrap.stats_config.stats_matcher"
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A way to fail: what the app is told, or where the route leads. ``slow``: bad are all requests meanwhile."""
-
-    what: str
-    faults: Mapping[str, object] = field(default_factory=dict)
-    protocol: str = "http"
-    subset: str = GOOD
-    retries: Json = field(default_factory=dict)
-    crash: bool = False
-    slow: bool = False
-
-
-KINDS = (
-    Kind("20 % HTTP 500", {"error_rate": 0.2}),
-    Kind("30 % HTTP 500, retried by the route", {"error_rate": 0.3}, retries={"attempts": 2, "retryOn": "5xx"}),
-    Kind("no answer to 20 %, the client gives up", {"hang_rate": 0.2}),
-    Kind("300 to 900 ms later, all", {"latency_ms": 600}, slow=True),
-    Kind("connections refused", subset=REFUSING),
-    Kind("refused by one of two endpoints, retried", subset=MIXED),
-    Kind("no ready endpoint (UH)", {"ready": "false"}),
-    Kind("unknown subset (NC)", subset=UNKNOWN),
-    Kind("app killed with answers under way", {"latency_ms": 300}, crash=True),
-    Kind("gRPC: 20 % status 14 in an HTTP 200", {"grpc_rate": 0.2, "grpc_status": 14}, "grpc"),
-    Kind("gRPC: no answer to 20 %, deadline", {"hang_rate": 0.2}, "grpc"),
-    Kind("gRPC: connections refused", subset=REFUSING, protocol="grpc"),
-    Kind("gRPC: no ready endpoint (UH)", {"ready": "false"}, "grpc"),
-    Kind("gRPC: unknown subset (NC)", subset=UNKNOWN, protocol="grpc"),
-)
-
-
-# ---------------------------------------------------------------- what is deployed
-
-
-def pod_set(name: str, version: str, container: Json, pod: Json, annotations: Mapping[str, str] | None = None) -> Json:
-    """A Deployment of one pod of the service."""
-    labels = {"app": SERVICE, "version": version}
-    meta = {"labels": labels, "annotations": dict(annotations or {})}
-    spec = {"terminationGracePeriodSeconds": 1, "containers": [{"imagePullPolicy": "IfNotPresent", **container}], **pod}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": meta, "spec": spec}},
-    }
-
-
-def objects() -> list[Json]:
-    """The namespace, the app, the pod that refuses, and what the mesh knows of them."""
-    where = {"namespace": NAMESPACE}
-    page = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "page", **where}}
-    page["data"] = {"index.html": f"Hello World {GOOD}!\n"}
-    hello = {
-        "name": "hello",
-        "image": "lab.invalid/hello:1",
-        "volumeMounts": [{"name": "page", "mountPath": "/app"}],
-        "readinessProbe": {
-            "httpGet": {"path": "/ready", "port": 8081},
-            "periodSeconds": 1,
-            "failureThreshold": 1,
-            "timeoutSeconds": 10,
-        },
-    }
-    idle = {"name": "idle", "image": "lab.invalid/client:1"}
-    idle["env"] = [{"name": "URL", "value": "http://127.0.0.1:8082/counts"}, {"name": "RATE", "value": "0.1"}]
-    ports = [
-        {"name": name, "port": port, "targetPort": target}
-        for name, port, target in (("http", 80, 8080), ("grpc", 9000, 9000))
-    ]
-    subsets = [{"name": name, "labels": {"version": name}} for name in (GOOD, REFUSING)]
-    rule = {"host": HOST, "subsets": [*subsets, {"name": MIXED, "labels": {"app": SERVICE}}]}
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": NAMESPACE, "labels": {"istio-injection": "enabled"}},
-        },
-        page,
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": SERVICE, **where},
-            "spec": {"selector": {"app": SERVICE}, "ports": ports},
-        },
-        pod_set("app", GOOD, hello, {"volumes": [{"name": "page", "configMap": {"name": "page"}}]}),
-        pod_set("idle", REFUSING, idle, {}, {"sidecar.istio.io/inject": "false"}),
-        {
-            "apiVersion": "networking.istio.io/v1",
-            "kind": "DestinationRule",
-            "metadata": {"name": SERVICE, **where},
-            "spec": rule,
-        },
-        route(GOOD),
-    ]
-
-
-def route(subset: str, retries: Json | None = None) -> Json:
-    """The VirtualService: all to one subset, on all ports."""
-    rule = {"route": [{"destination": {"host": HOST, "subset": subset}}], **({"retries": retries} if retries else {})}
-    return {
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "VirtualService",
-        "metadata": {"name": SERVICE, "namespace": NAMESPACE},
-        "spec": {"hosts": [HOST], "http": [rule]},
-    }
-
-
-def client(name: str, protocol: str) -> Json:
-    """A client whose proxy has the stats matcher of that name."""
-    environment = {"URL": URLS[protocol], "TIMEOUT": f"{TIMEOUT:g}", "CONNECTIONS": "32"}
-    found = deployment(f"client-{name}", 1, RATE, environment)
-    found["metadata"]["namespace"] = NAMESPACE
-    proxy = {"holdApplicationUntilProxyStarts": True, "proxyStatsMatcher": {"inclusionPrefixes": PREFIXES[name]}}
-    found["spec"]["template"]["metadata"]["annotations"] = {"proxy.istio.io/config": json.dumps(proxy)}
-    return found
 
 
 # ---------------------------------------------------------------- what is counted
@@ -204,8 +88,9 @@ def client(name: str, protocol: str) -> Json:
 class Watched:
     """One client and its proxy: what both have counted since ``begin``."""
 
-    def __init__(self, stage: Stage, cluster: Cluster, name: str, proxy: Proxy, prometheus: str) -> None:
-        self.stage, self.cluster, self.name, self.proxy, self._prometheus = stage, cluster, name, proxy, prometheus
+    def __init__(self, stage: Stage, cluster: Cluster, name: str, proxy: Proxy, *, prometheus: bool) -> None:
+        self.stage, self.cluster, self.name, self.proxy = stage, cluster, name, proxy
+        self._prometheus = prometheus  # whether there is one
         self._mesh = Mesh(cluster)
         self.begin()
 
@@ -260,7 +145,7 @@ class Watched:
         if not self._prometheus:
             return _prometheus.silent(before, now, "there is none")
         fields = {"query": _prometheus.query(asked, _prometheus.span(before, now, MAX_AGE)), "time": f"{now:.3f}"}
-        body = self.cluster.read("monitoring", self._prometheus, 9090, f"/api/v1/query?{urlencode(fields)}")
+        body = ask(self.stage, self.cluster, f"/api/v1/query?{urlencode(fields)}")
         return _prometheus.look_of(_prometheus.parse(body), asked, before, now, MAX_AGE)
 
     def scraped(self) -> bool:
@@ -279,7 +164,26 @@ class Watched:
         }
 
 
-def summed(counts: Any) -> Counts:
+def prometheus_pods(stage: Stage) -> list[str]:
+    """Of the lab's."""
+    found = stage.call("/api/v1/namespaces/monitoring/pods?labelSelector=app=prometheus")["items"]
+    return [pod["metadata"]["name"] for pod in found if is_ready(pod)]
+
+
+def ask(stage: Stage, cluster: Cluster, path: str, seconds: float = 60.0) -> bytes:
+    """The Prometheus' answer; others may restart it. Raises StageError."""
+    until, why = time.monotonic() + seconds, "no pod of it is ready"
+    while time.monotonic() < until:
+        for pod in prometheus_pods(stage):
+            try:
+                return cluster.read("monitoring", pod, 9090, path)
+            except NoAnswer as error:
+                why = str(error)
+        time.sleep(1.0)
+    raise StageError(f"the lab's Prometheus does not answer: {why}")
+
+
+def summed(counts: Iterable[Counts]) -> Counts:
     """Of several versions."""
     every = list(counts)
     return sum(requests for requests, _bad in every), sum(bad for _requests, bad in every)
@@ -405,18 +309,17 @@ def watched(stage: Stage, cluster: Cluster, protocol: str) -> list[Watched]:
         stage.ready(f"app=client-{name}", 1)
     mesh = Mesh(cluster)
     mesh.refresh()
-    found = stage.call("/api/v1/namespaces/monitoring/pods?labelSelector=app=prometheus")["items"]
-    prometheus = found[0]["metadata"]["name"] if found else ""
-    clients = []
+    there, clients = bool(prometheus_pods(stage)), []
     for name in PREFIXES:
         pods = {pod["metadata"]["uid"] for pod in stage.pods(f"app=client-{name}")}
-        clients += [Watched(stage, cluster, name, proxy, prometheus) for proxy in mesh.proxies if proxy.uid in pods]
+        proxies = [proxy for proxy in mesh.proxies if proxy.uid in pods]
+        clients += [Watched(stage, cluster, name, proxy, prometheus=there) for proxy in proxies]
     if len(clients) != len(PREFIXES):
         raise StageError(f"{len(PREFIXES)} clients with a proxy expected: {[one.proxy.name for one in clients]}")
     until = time.monotonic() + 60.0
-    while prometheus and not any(one.scraped() for one in clients):  # its first sample of a proxy is a base line
+    while there and not any(one.scraped() for one in clients):  # its first sample of a proxy is a base line
         if time.monotonic() > until:
-            raise StageError(f"Prometheus monitoring/{prometheus} has no sample of the clients' proxies")
+            raise StageError("the lab's Prometheus has no sample of the clients' proxies")
         time.sleep(1.0)
     return clients
 
@@ -450,9 +353,7 @@ def run(seconds: float, kinds: Sequence[Kind], say: Say, *, installed: bool) -> 
                     for kind in kinds:
                         if kind.protocol == protocol:
                             rows += measure(stage, clients, kind, seconds)
-                            for row in rows[-len(clients) :]:
-                                told = {name: word(saw, row["own"]) for name, saw in row["saw"].items()}
-                                say(f"{row['kind']}, {row['client']}: own {row['own']}, {told}")
+                            say(table(rows[-len(clients) :]))
         finally:
             cluster.forget(set())
         head.append(f"at its end: {machine()}")
@@ -478,7 +379,7 @@ def main() -> int:
             prepare(arguments.cluster, say)
             enter(arguments.cluster, MODULE, sys.argv[1:])
         found = run(arguments.seconds, kinds, say, installed=arguments.installed)
-    except StageError as error:
+    except (StageError, NoAnswer, ApiError, _prometheus.Unusable) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     day = time.strftime("%Y-%m-%d", time.gmtime())

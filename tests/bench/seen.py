@@ -19,7 +19,7 @@ from ansible_collections.progressive.istio.tests.demo.stage import Json
 WIDE, DEFAULT = "wide", "default"  # clients: with `inclusionPrefixes: [cluster.outbound]`, and as Istio has it
 CLUSTER, SLOW, HOSTS, UNANSWERED, STATS, PROMETHEUS = "cluster", "slow", "hosts", "unanswered", "stats", "prometheus"
 #: What is less than this share of the client's count, or so near to all of it, is none, or all: requests may be under
-#: way at either end.
+#: way at either end, and a busy machine makes some slow.
 NONE, NEAR = 0.02, 0.05
 
 HEAD = """
@@ -31,8 +31,8 @@ Read once a second by this collection's own code, as in a release:
 cluster: Envoy's cluster counters, 5xx and bad gRPC statuses. slow: its histogram, by an edge of {edge:g} ms. /clusters:
 attempts of each host, 5xx or none. unanswered: attempts that ended without an answer, by the same. 15090: the
 statistics on that port. Prometheus: istio_requests_total, which the lab makes of the cluster counters.
-The lab's proxies are stock Envoy, without Istio's own istio_requests_total: on published images port 15090 and a
-Prometheus have that of the default matcher, too. This is not measured here.
+The lab's proxies are stock Envoy, without Istio's own istio_requests_total. Published images have it with either
+matcher, at port 15090 and so in a Prometheus, with gRPC statuses and clients that went away. That is not measured here.
 """
 
 
@@ -59,13 +59,14 @@ COLUMNS = (
 def word(saw: Sequence[int] | None, own: int) -> str:
     """How much of a client's bad requests a counter saw.
 
-    More than all are attempts: a retried one counts again. Where the client had none, they can be nothing else.
+    More than all are attempts: a retried one counts again. Where the client had none, they can be nothing else, unless
+    they are few.
     """
     if saw is None:
         return "-"
-    bad = saw[1]
+    requests, bad = saw
     if not own:
-        return "attempts" if bad else "none"
+        return "attempts" if bad > NONE * requests else "none"
     share = bad / own
     if share < NONE:
         return "none"
