@@ -39,9 +39,10 @@ $(GROUPS):
 soak: ## Repeated releases under load, hours; writes dated result files. Some of it: ARGS="--only traffic"
 	@tests/soak/run $(ARGS)
 
-bench: ## What the modules cost, against kubernetes.core; what proxies cost, and many services at once
+bench: ## What the modules cost, against kubernetes.core; what proxies cost, and many services at once; what each counter sees
 	@tests/bench/run
 	@tests/bench/run programmed
+	@tests/bench/run counters
 
 bench-gate: ## How often the gate errs and how soon it decides, simulated, beside Flagger's and Argo Rollouts' rules
 	@tests/bench/run gate $(ARGS)
