@@ -240,8 +240,10 @@ class Mesh:
 
         def question(proxy: Proxy) -> ProxyLook:
             if self.by_stats:
-                told = _stats.sent(self._stats(proxy, backends), backends, self.revisions)
-                return ProxyLook(proxy.name, f"{'requests' if told else 'idle'}:{proxy.epoch}", proxy.born, told)
+                body = self._stats(proxy, backends)
+                told, (grpc, unavailable) = _stats.sent(body, backends, self.revisions), _stats.statuses(body, backends)
+                epoch, also = f"{'requests' if told else 'idle'}:{proxy.epoch}", {GRPC: grpc, UNAVAILABLE: unavailable}
+                return ProxyLook(proxy.name, epoch, proxy.born, told, also)
             sent = _proxies.parse_stats(self._cluster.admin(proxy.namespace, proxy.pod, stats), backends)
             body = self._cluster.admin(proxy.namespace, proxy.pod, clusters)
             attempts, _healthy = _proxies.parse_clusters(body, backends)

@@ -15,7 +15,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from urllib.parse import quote
 
-from ansible_collections.progressive.istio.plugins.module_utils._looks import Counts
+from ansible_collections.progressive.istio.plugins.module_utils._looks import (
+    BAD_GRPC,
+    GRPC_UNAVAILABLE,
+    Counts,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._proxies import Backends, fewest
 
 PORT = 15090
@@ -23,6 +27,7 @@ Labels = Mapping[str, str]
 _SAMPLE = re.compile(r"^(\w+)\{([^}\n]*)\} ([\d.e+]+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ISTIO = "istio_requests_total"
+_GRPC = "envoy_cluster_grpc_"
 
 
 def path(backends: Backends) -> str:
@@ -30,7 +35,7 @@ def path(backends: Backends) -> str:
     hosts = "|".join(sorted({re.escape(key.partition("|")[2]) for key in backends.values()}))
     clusters = rf"cluster\.(outbound\|\d+\|[^|]*\|({hosts});?|inbound\|\d+\|\|;?)"
     return "/stats/prometheus?filter=" + quote(
-        rf"(^{clusters}\.(upstream_rq_(completed|5xx)|membership_healthy)$|{_ISTIO})"
+        rf"(^{clusters}\.(upstream_rq_(completed|5xx)|membership_healthy|grpc\.({'|'.join(sorted(BAD_GRPC))}))$|{_ISTIO})"
     )
 
 
@@ -40,7 +45,9 @@ def _samples(body: bytes) -> Iterator[tuple[str, Labels, int]]:
 
 
 def sent(body: bytes, backends: Backends, revisions: Mapping[str, str]) -> dict[str, Counts]:
-    """Requests and those that failed (5xx) by version, all ports together; empty where nothing is counted.
+    """Requests and those that failed by version, all ports together; empty where nothing is counted.
+
+    By Envoy's counters failed is 5xx alone, the rest are `statuses`; Istio's own metrics have both in one.
 
     ``revisions``: version by canonical revision, for the metrics that know nothing of subsets.
     """
@@ -60,6 +67,22 @@ def sent(body: bytes, backends: Backends, revisions: Mapping[str, str]) -> dict[
     return {version: (counts[0], counts[1]) for version, counts in (clusters or istio).items()}
 
 
+def statuses(body: bytes, backends: Backends) -> tuple[dict[str, Counts], dict[str, Counts]]:
+    """By version: gRPC calls with a bad status, and apart from these UNAVAILABLE ones, by Envoy's counters."""
+    versions = {key: version for version, key in backends.items()}
+    grpc: dict[str, Counts] = {}
+    unavailable: dict[str, Counts] = {}
+    for name, labels, value in _samples(body):
+        status = name.removeprefix(_GRPC)
+        direction, _port, subset, host = [*labels.get("cluster_name", "").split("|"), "", "", ""][:4]
+        version = versions.get(f"{subset}|{host.rstrip(';')}") if direction == "outbound" else None
+        if version is not None and name.startswith(_GRPC) and status in BAD_GRPC and value:
+            found = unavailable if status == GRPC_UNAVAILABLE else grpc
+            count = found.get(version, (0, 0))[0] + value
+            found[version] = (count, count)
+    return grpc, unavailable
+
+
 def come_in(body: bytes, ports: Collection[int]) -> Counts:
     """Requests, and those that failed, that the proxy of a version's pod has handed on to these ports."""
     clusters, istio = [0, 0], [0, 0]
@@ -77,6 +100,7 @@ def _add(counts: list[int], name: str, labels: Labels, value: int) -> None:
     if name in (_ISTIO, "envoy_cluster_upstream_rq_completed"):
         counts[0] += value
     failed = labels.get("response_code_class") == "5xx" or labels.get("response_code", "").startswith("5")
+    failed = failed or (name == _ISTIO and labels.get("grpc_response_status") in BAD_GRPC)
     if name in (_ISTIO, "envoy_cluster_upstream_rq", "envoy_cluster_upstream_rq_xx") and failed:
         counts[1] += value
 

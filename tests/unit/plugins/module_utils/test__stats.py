@@ -14,7 +14,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from ansible_collections.progressive.istio.plugins.module_utils._stats import come_in, healthy, path, sent
+from ansible_collections.progressive.istio.plugins.module_utils._stats import (
+    come_in,
+    healthy,
+    path,
+    sent,
+    statuses,
+)
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "stats"
 HOST = "app-1.molecule-incidents.svc.cluster.local"
@@ -82,6 +88,22 @@ def test_istios_own_metrics_of_services() -> None:
     assert sent(body, SERVICES, {}) == {"app-1-v1": (8, 0), "app-1-v2": (2, 2)}
 
 
+def test_bad_statuses_of_grpc() -> None:
+    """Envoy's counters of its filter grpc_stats, as the lab's proxies have them; in Istio's own they are a label."""
+    clusters = "".join(
+        f'envoy_cluster_grpc_{status}{{cluster_name="outbound|9000|{version}|{HOST};"}} {count}\n'
+        for version, status, count in (("v1", 0, 90), ("v2", 0, 70), ("v2", 5, 3), ("v2", 13, 4), ("v2", 14, 9))
+    )
+    assert statuses(clusters.encode(), SUBSETS) == ({"v2": (4, 4)}, {"v2": (9, 9)})
+    assert statuses(recorded("client"), SUBSETS) == ({}, {})
+    body = istio("source", HOST, "green", "200", 6)
+    for status, count in (("0", 20), ("5", 2), ("14", 3)):
+        body += istio("source", HOST, "green", "200", count).replace(
+            b"} ", f',grpc_response_status="{status}"}} '.encode()
+        )
+    assert sent(body, SUBSETS, REVISIONS) == {"v2": (31, 3)}
+
+
 def test_clusters_go_before_istios_metrics() -> None:
     both = recorded("client") + istio("source", HOST, "green", "200", 1)
     assert sent(both, SUBSETS, REVISIONS) == sent(recorded("client"), SUBSETS, {})
@@ -93,6 +115,8 @@ def test_clusters_go_before_istios_metrics() -> None:
         (f"cluster.outbound|80|v1|{HOST}.upstream_rq_completed", True),
         (f"cluster.outbound|80|v1|{HOST};.upstream_rq_5xx", True),
         (f"cluster.outbound|80||{HOST}.membership_healthy", True),
+        (f"cluster.outbound|9000|v2|{HOST};.grpc.14", True),
+        (f"cluster.outbound|9000|v2|{HOST};.grpc.0", False),
         ("cluster.inbound|8080||.upstream_rq_completed", True),
         ("cluster.inbound|8080||;.upstream_rq_5xx", True),
         (f"cluster.outbound|80|v1|{HOST}.upstream_rq_active_overflow", False),
