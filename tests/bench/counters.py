@@ -25,6 +25,8 @@ from urllib.parse import urlencode
 from ansible_collections.progressive.istio.plugins.module_utils import _metrics, _prometheus, _stats
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._looks import (
+    GRPC,
+    UNAVAILABLE,
     Counts,
     Look,
     ProxyLook,
@@ -135,10 +137,12 @@ class Watched:
         for counter, by_version in every.items():
             self._total[counter] = summed([self._total[counter] or (0, 0), *by_version.values()])
 
-    def _by_stats(self) -> Counts | None:
+    def _by_stats(self) -> Look:
         body = self.cluster.read(NAMESPACE, self.proxy.pod, _stats.PORT, _stats.path(BACKENDS))
-        sent = _stats.sent(body, BACKENDS, {})
-        return summed(sent.values()) if sent else None
+        sent, (grpc, unavailable) = _stats.sent(body, BACKENDS, {}), _stats.statuses(body, BACKENDS)
+        also = {GRPC: grpc, UNAVAILABLE: unavailable}
+        mine = ProxyLook(self.proxy.name, "requests:0", self.proxy.born, sent, also)
+        return Look(self.cluster.now(), {self.proxy.uid: mine} if sent else {}, {})
 
     def _sampled(self, before: Look | None) -> Look:
         asked, now = _prometheus.Asked(BACKENDS, {}, {"pod": self.proxy.pod}), self.cluster.now()
@@ -159,7 +163,7 @@ class Watched:
         sampled = errors_between(self._samples, samples, self._since)
         return {
             **self._total,
-            STATS: less(stats, self._stats) if stats else None,
+            STATS: summed(errors_between(self._stats, stats, self._since).values()) if stats.proxies else None,
             PROMETHEUS: summed(sampled.values()) if samples.proxies else None,
         }
 
@@ -187,11 +191,6 @@ def summed(counts: Iterable[Counts]) -> Counts:
     """Of several versions."""
     every = list(counts)
     return sum(requests for requests, _bad in every), sum(bad for _requests, bad in every)
-
-
-def less(after: Counts, before: Counts | None) -> Counts:
-    """What was counted in between."""
-    return after[0] - (before or (0, 0))[0], after[1] - (before or (0, 0))[1]
 
 
 def lost(before: Json, after: Json) -> Counter[str]:

@@ -98,9 +98,8 @@ def test_bad_statuses_of_grpc() -> None:
     assert statuses(recorded("client"), SUBSETS) == ({}, {})
     body = istio("source", HOST, "green", "200", 6)
     for status, count in (("0", 20), ("5", 2), ("14", 3)):
-        body += istio("source", HOST, "green", "200", count).replace(
-            b"} ", f',grpc_response_status="{status}"}} '.encode()
-        )
+        label = f',grpc_response_status="{status}"}} '.encode()
+        body += istio("source", HOST, "green", "200", count).replace(b"} ", label)
     assert sent(body, SUBSETS, REVISIONS) == {"v2": (31, 3)}
 
 
