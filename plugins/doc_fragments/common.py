@@ -5,63 +5,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
-PROMETHEUS_OPTION = r"""prometheus:
-  description:
-    - Where Istio's metrics are. A Prometheus, or a Mimir, Thanos or VictoriaMetrics by the same API. Exactly one of
-      C(url) and C(service).
-    - What does not answer, or not completely, or too late, is V(no_data). Nothing passes or fails by it.
-  type: dict
-  suboptions:
-    url:
-      description: What comes before C(/api/v1/query).
-      type: str
-    service:
-      description:
-        - C(namespace/name:port) of its Service, which is asked through the API server. Takes the right to get
-          C(services/proxy) there. C(namespace/https:name:port) where it speaks TLS.
-      type: str
-    bearer_token:
-      description: Token for C(url).
-      type: str
-    username:
-      description: Name for C(url).
-      type: str
-    password:
-      description: Password for C(url).
-      type: str
-    headers:
-      description: More headers, for example C(X-Scope-OrgID) for a tenant.
-      type: dict
-      default: {}
-    ca_cert:
-      description: File of certificates to trust for C(url).
-      type: path
-    client_cert:
-      description: File of the certificate to show to C(url).
-      type: path
-    client_key:
-      description: File of its key, where it is not in the same file.
-      type: path
-    validate_certs:
-      description: Whether the certificate of C(url) is checked.
-      type: bool
-      default: true
-    timeout:
-      description: Longest time to wait for an answer, in seconds.
-      type: float
-      default: 5.0
-    max_age:
-      description: How old the newest sample of a proxy may be, in seconds. At least twice the scrape interval.
-      type: float
-      default: 60.0
-    labels:
-      description: More labels that the series must have, for example that of a cluster.
-      type: dict
-      default: {}
-"""
-
 
 class ModuleDocFragment:
     """Use it as C(progressive.istio.common), after C(kubernetes.core.k8s_auth_options)."""
@@ -157,7 +100,59 @@ options:
         type: str
         choices: [proxies, prometheus]
         default: proxies
-      <prometheus>
+      prometheus: &prometheus
+        description:
+          - Where Istio's metrics are. A Prometheus, or a Mimir, Thanos or VictoriaMetrics by the same API. Exactly one
+            of C(url) and C(service).
+          - What does not answer, or not completely, or too late, is V(no_data). Nothing passes or fails by it.
+        type: dict
+        suboptions:
+          url:
+            description: What comes before C(/api/v1/query).
+            type: str
+          service:
+            description:
+              - C(namespace/name:port) of its Service, which is asked through the API server. Takes the right to get
+                C(services/proxy) there. C(namespace/https:name:port) where it speaks TLS.
+            type: str
+          bearer_token:
+            description: Token for C(url).
+            type: str
+          username:
+            description: Name for C(url).
+            type: str
+          password:
+            description: Password for C(url).
+            type: str
+          headers:
+            description: More headers, for example C(X-Scope-OrgID) for a tenant.
+            type: dict
+            default: {}
+          ca_cert:
+            description: File of certificates to trust for C(url).
+            type: path
+          client_cert:
+            description: File of the certificate to show to C(url).
+            type: path
+          client_key:
+            description: File of its key, where it is not in the same file.
+            type: path
+          validate_certs:
+            description: Whether the certificate of C(url) is checked.
+            type: bool
+            default: true
+          timeout:
+            description: Longest time to wait for an answer, in seconds.
+            type: float
+            default: 5.0
+          max_age:
+            description: How old the newest sample of a proxy may be, in seconds. At least twice the scrape interval.
+            type: float
+            default: 60.0
+          labels:
+            description: More labels that the series must have, for example that of a cluster.
+            type: dict
+            default: {}
       tolerance_ratio:
         description: The canary may have up to this many times the stable version's rate of bad requests.
         type: float
@@ -254,7 +249,7 @@ options:
               max:
                 description: The greatest number that is ok.
                 type: float
-              <prometheus>
+              prometheus: *prometheus
           http:
             description: A GET from the host that runs the task. Redirects are answers, they are not followed.
             type: dict
@@ -335,10 +330,60 @@ options:
         choices: [hold, abort, promote]
         default: hold
 """
-    for _indent in (6, 14):  # the Prometheus of a release, and one of a check's own
-        RELEASE = RELEASE.replace(
-            f"\n{_indent * ' '}<prometheus>\n", "\n" + textwrap.indent(PROMETHEUS_OPTION, _indent * " ")
-        )
-
     # Where a Prometheus is, alone.
-    PROMETHEUS = "options:\n" + textwrap.indent(PROMETHEUS_OPTION, 2 * " ")
+    PROMETHEUS = r"""
+options:
+  prometheus:
+    description:
+      - Where Istio's metrics are. A Prometheus, or a Mimir, Thanos or VictoriaMetrics by the same API. Exactly one of
+        C(url) and C(service).
+      - What does not answer, or not completely, or too late, is V(no_data). Nothing passes or fails by it.
+    type: dict
+    suboptions:
+      url:
+        description: What comes before C(/api/v1/query).
+        type: str
+      service:
+        description:
+          - C(namespace/name:port) of its Service, which is asked through the API server. Takes the right to get
+            C(services/proxy) there. C(namespace/https:name:port) where it speaks TLS.
+        type: str
+      bearer_token:
+        description: Token for C(url).
+        type: str
+      username:
+        description: Name for C(url).
+        type: str
+      password:
+        description: Password for C(url).
+        type: str
+      headers:
+        description: More headers, for example C(X-Scope-OrgID) for a tenant.
+        type: dict
+        default: {}
+      ca_cert:
+        description: File of certificates to trust for C(url).
+        type: path
+      client_cert:
+        description: File of the certificate to show to C(url).
+        type: path
+      client_key:
+        description: File of its key, where it is not in the same file.
+        type: path
+      validate_certs:
+        description: Whether the certificate of C(url) is checked.
+        type: bool
+        default: true
+      timeout:
+        description: Longest time to wait for an answer, in seconds.
+        type: float
+        default: 5.0
+      max_age:
+        description: How old the newest sample of a proxy may be, in seconds. At least twice the scrape interval.
+        type: float
+        default: 60.0
+      labels:
+        description: More labels that the series must have, for example that of a cluster.
+        type: dict
+        default: {}
+"""

@@ -213,7 +213,7 @@ def of_step(last: Round, record: Record) -> Round:
     return last if same else Round(record.step, record.since)
 
 
-Ask: TypeAlias = "Callable[[Check, About], Answer | None]"
+Ask: TypeAlias = Callable[[Check, About], "Answer | None"]
 
 
 class Checks:

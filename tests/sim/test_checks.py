@@ -201,7 +201,7 @@ def test_a_run_killed_while_a_job_runs_is_taken_up_with_the_same_job() -> None:
     made = mesh(12, smoke=OK)
     made.job_seconds = 60.0
     Runner(made).one_pass(replace(WANT, checks=(SMOKE,)), budget=20.0)  # and is never called again
-    (name,) = made.jobs
+    name = made.jobs_made[0]
     made.advance(20.0)
     outcome = Runner(made, "next").run(replace(WANT, checks=(SMOKE,)))
     check_end(made, outcome)
