@@ -193,15 +193,6 @@ def test_never_promoted_means_held_will_do() -> None:
     assert not met("errors-0.5", held, aborted, judged("promoted", None, 9))[0]
 
 
-def test_what_the_counters_cannot_see_is_said_to_be_promoted() -> None:
-    blind = [name for name, case in judging.CASES.items() if case.blind]
-    assert blind
-    for name in blind:
-        passed = judged("promoted", None, 99, name)
-        assert met(name, passed, passed, passed) == (True, "promoted, as expected: these counters do not see it")
-        assert "NOT as expected" in met(name, passed, passed, judged("aborted", 1.0, 9, name))[1]
-
-
 def test_a_soak_that_was_cut_short_is_continued() -> None:
     names = ["errors-100", "hang"]
     runs = [judged("aborted", 1.0, 9), judged("aborted", 1.0, 9, "hang"), judged("broken", None, 0)]
