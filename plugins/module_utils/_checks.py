@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Literal, TypeAlias
 
-from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, OURS, Record
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import Verdict
 
 State = Literal["ok", "failed", "unknown", "running"]
@@ -317,7 +317,6 @@ def _short(text: str) -> str:
 # ---------------------------------------------------------------- Jobs as objects
 
 RELEASE_LABEL = "progressive.istio/release"
-OWNER = {"app.kubernetes.io/managed-by": "progressive.istio"}
 INJECT = "sidecar.istio.io/inject"
 TTL_SECONDS = 3600
 
@@ -339,8 +338,8 @@ def job_manifest(template: Mapping[str, Any], check: str, where: About, namespac
     }
     spec["template"] = {**pod, "metadata": {**given, "labels": labels}, "spec": {**inner, **containers}}
     meta = template.get("metadata") or {}
-    kept = {key: meta[key] for key in ("annotations",) if meta.get(key)}
-    own = {**(meta.get("labels") or {}), **OWNER, **ours}
+    kept = {"annotations": meta["annotations"]} if meta.get("annotations") else {}
+    own = {**(meta.get("labels") or {}), **OURS, **ours}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -38,6 +38,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._prometheus_http
     BadQuery,
     Prometheus,
     access,
+    reason,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 
@@ -248,9 +249,9 @@ class CheckReader:
         except HTTPError as error:
             status = error.code
         except URLError as error:
-            return Answer("unknown", f"{shown(url)} does not answer: {_line(error.reason)}")
+            return Answer("unknown", f"{shown(url)} does not answer: {reason(error.reason)}")
         except (OSError, http.client.HTTPException, ValueError) as error:
-            return Answer("unknown", f"{shown(url)} does not answer: {_line(error)}")
+            return Answer("unknown", f"{shown(url)} does not answer: {reason(error)}")
         return asks.judged(shown(url), status)
 
     # ------------------------------------------------------------ Jobs
@@ -281,11 +282,8 @@ class CheckReader:
 
     def _created(self, manifest: Mapping[str, Any], dry_run: bool = False) -> dict[str, Any]:
         """One that another look, or a run that was killed, has made in the meantime is as good."""
-        query = {"fieldManager": "progressive.istio", **({"dryRun": "All"} if dry_run else {})}
         try:
-            made: dict[str, Any] = self._cluster.request(
-                "POST", path_of(BATCH, self._namespace, "jobs"), manifest, **query
-            )
+            made = self._cluster.write("POST", BATCH, self._namespace, "jobs", manifest, dry_run)
         except ApiError as error:
             if error.status != CONFLICT:
                 raise
@@ -334,7 +332,3 @@ class CheckReader:
 
 def _query(check: Check) -> str:
     return check.asks.query if isinstance(check.asks, Promql) else ""
-
-
-def _line(text: object) -> str:
-    return " ".join(str(text).split())[:200] or type(text).__name__

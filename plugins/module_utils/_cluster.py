@@ -59,6 +59,11 @@ class NoAnswer(Exception):
     """The API server, or a pod behind it, did not answer; a write may have happened."""
 
 
+def _as_us(dry_run: bool) -> dict[str, str]:
+    """Query of every write."""
+    return {"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if dry_run else {})}
+
+
 def path_of(group_version: str, namespace: str, plural: str, name: str = "") -> str:
     """API path of a namespaced object or its collection; ``group_version`` is ``v1`` or ``apps/v1``."""
     root = "/apis/" if "/" in group_version else "/api/"
@@ -180,17 +185,23 @@ class Cluster:
         """Apply a JSON Patch to the object. 409 and 422 are the answers when it changed since it was read."""
         meta = obj["metadata"]
         path = path_of(group_version, meta.get("namespace", ""), plural, meta["name"])
-        query = {"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if dry_run else {})}
+        query = _as_us(dry_run)
         done: dict[str, Any] = self.request("PATCH", path, patch, "application/json-patch+json", **query)
         return done
 
     def write(
-        self, method: str, group_version: str, namespace: str, plural: str, body: Mapping[str, Any]
+        self,
+        method: str,
+        group_version: str,
+        namespace: str,
+        plural: str,
+        body: Mapping[str, Any],
+        dry_run: bool = False,
     ) -> dict[str, Any]:
         """POST (create) or PUT (replace, fenced by the body's resourceVersion) an object that is ours alone."""
         name = "" if method == "POST" else body["metadata"]["name"]
         path = path_of(group_version, namespace, plural, name)
-        done: dict[str, Any] = self.request(method, path, body, fieldManager=FIELD_MANAGER)
+        done: dict[str, Any] = self.request(method, path, body, **_as_us(dry_run))
         return done
 
     def may(self, verb: str, group: str, plural: str, namespace: str) -> bool:

@@ -45,7 +45,7 @@ rate that was seen: the same as soon as the record knows the rate within a facto
 little is known.
 
 **As good as stable.** Most canaries are. So half of what `pass` bets against "p_c >= ratio p_b" is bet on p_c = p_b
-(`EQUAL`). By simulation (1 % errors in both, steps 25, 50, 100 %) that takes a release from 11.1 to 8.6 minutes.
+(`EQUAL`). By simulation (1 % errors in both, steps 25, 50, 100 %) that takes a release from 11.0 to 8.3 minutes.
 """
 
 from __future__ import annotations

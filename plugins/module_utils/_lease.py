@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster
+from ansible_collections.progressive.istio.plugins.module_utils._record import OURS
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 
 LEASES = "coordination.k8s.io/v1"
@@ -23,8 +24,7 @@ PROCESS = "progressive.istio/process"
 
 def metadata_of(namespace: str, name: str) -> dict[str, Any]:
     """Of an object that is this collection's own."""
-    labels = {"app.kubernetes.io/managed-by": "progressive.istio"}
-    return {"name": name, "namespace": namespace, "labels": labels}
+    return {"name": name, "namespace": namespace, "labels": dict(OURS)}
 
 
 class Lease:

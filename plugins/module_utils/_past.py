@@ -14,10 +14,10 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from ansible_collections.progressive.istio.plugins.module_utils import _prometheus
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Counts, Look, by_version, differences
+from ansible_collections.progressive.istio.plugins.module_utils._objects import seconds_of
 from ansible_collections.progressive.istio.plugins.module_utils._panel import Panel
 from ansible_collections.progressive.istio.plugins.module_utils._prometheus import Asked, Series
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import ERRORS, UNANSWERED, Verdict, Window
@@ -52,7 +52,7 @@ def moment(text: str, now: float, field: str) -> float:
     if ago := _AGO.fullmatch(text.strip()):
         return now - float(ago[1]) * _SECONDS[ago[2]]
     try:
-        return datetime.fromisoformat(text.strip()).astimezone().timestamp()
+        return seconds_of(text.strip())
     except ValueError:
         raise ValueError(f"{field}: expected 2026-11-27T10:00:00Z, or how long ago: 24h; got {text!r}") from None
 

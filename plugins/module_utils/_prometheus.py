@@ -142,9 +142,9 @@ def _answered(body: bytes) -> Mapping[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _not_its(body) from None
     if status != "success":
-        raise Unusable(f"{answer.get('errorType') or 'error'}: {_line(answer.get('error'))}")
+        raise Unusable(f"{answer.get('errorType') or 'error'}: {one_line(answer.get('error'))}")
     if answer.get("warnings"):
-        raise Unusable(f"its answer is not complete: {_line(answer['warnings'][0])}")
+        raise Unusable(f"its answer is not complete: {one_line(answer['warnings'][0])}")
     found: Mapping[str, Any] = data
     return found
 
@@ -174,7 +174,8 @@ def _points(values: Iterable[Any]) -> Iterator[tuple[float, int]]:
             yield float(time), round(number)
 
 
-def _line(text: Any) -> str:
+def one_line(text: object) -> str:
+    """For a message: without line breaks, and not too long."""
     return " ".join(str(text).split())[:200]
 
 

@@ -21,7 +21,7 @@ from urllib.parse import urlencode, urlsplit
 from ansible.module_utils.urls import open_url
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
-from ansible_collections.progressive.istio.plugins.module_utils._prometheus import check_labels
+from ansible_collections.progressive.istio.plugins.module_utils._prometheus import check_labels, one_line
 
 FIELD = "analysis.prometheus"
 INSTANT, RANGE = "/api/v1/query", "/api/v1/query_range"
@@ -155,9 +155,9 @@ class Prometheus:
         except HTTPError as error:
             return self._checked(error.code, error.read(MAX_BYTES + 1))
         except URLError as error:
-            raise NoAnswer(f"{self.name} does not answer: {_line(error.reason)}") from None
+            raise NoAnswer(f"{self.name} does not answer: {reason(error.reason)}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise NoAnswer(f"{self.name} does not answer: {_line(error)}") from None
+            raise NoAnswer(f"{self.name} does not answer: {reason(error)}") from None
         return self._checked(200, body)
 
     def _checked(self, status: int, body: bytes) -> bytes:
@@ -176,10 +176,11 @@ def _said(body: bytes) -> str:
     """What an error is about: Prometheus' and the API server's own words, or the beginning."""
     try:
         data = json.loads(body)
-        return _line(data.get("error") or data.get("message") or body[:200])
+        return reason(data.get("error") or data.get("message") or body[:200])
     except (ValueError, AttributeError):
-        return _line(body[:200].decode(errors="replace"))
+        return reason(body[:200].decode(errors="replace"))
 
 
-def _line(text: object) -> str:
-    return " ".join(str(text).split())[:200] or type(text).__name__
+def reason(error: object) -> str:
+    """What an error or an answer says, in one line, or what it is."""
+    return one_line(error) or type(error).__name__

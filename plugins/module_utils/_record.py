@@ -16,6 +16,7 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience, Shown, restored
 
 ANNOTATION = "progressive.istio/release"
+OURS = {"app.kubernetes.io/managed-by": "progressive.istio"}  # a label of objects that are this collection's own
 FORMAT = 2  # 1 knows no observe
 
 PROGRESSING, HELD, ABORTED, PROMOTED = "progressing", "held", "aborted", "promoted"

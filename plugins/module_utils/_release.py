@@ -58,7 +58,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Record,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import evidence, line
-from ansible_collections.progressive.istio.plugins.module_utils._watch import Watch
+from ansible_collections.progressive.istio.plugins.module_utils._watch import FULL, Watch
 from ansible_collections.progressive.istio.plugins.module_utils._writes import (
     UNREACHABLE_SECONDS,
     Writes,
@@ -66,7 +66,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._writes import (
 
 CATCH_UP_SECONDS = 30.0  # nobody may have looked for longer than max_wait, at a release that waited after a step
 CONFIRM_SECONDS = 0.1  # between looks at the proxies while a change is on its way
-FULL = 100
 
 
 def no_endpoint(version: str, missing: Sequence[str]) -> str:

@@ -44,6 +44,12 @@ def _samples(body: bytes) -> Iterator[tuple[str, Labels, int]]:
         yield name, dict(_LABEL.findall(labels)), int(float(value))
 
 
+def _cluster(labels: Labels, versions: Mapping[str, str]) -> tuple[str | None, str]:
+    """Version (by ``subset|full host``) and port of a client's cluster; None for any other."""
+    direction, port, subset, host = [*labels.get("cluster_name", "").split("|"), "", "", ""][:4]
+    return (versions.get(f"{subset}|{host.rstrip(';')}") if direction == "outbound" else None), port
+
+
 def sent(body: bytes, backends: Backends, revisions: Mapping[str, str]) -> dict[str, Counts]:
     """Requests and those that failed by version, all ports together; empty where nothing is counted.
 
@@ -55,8 +61,7 @@ def sent(body: bytes, backends: Backends, revisions: Mapping[str, str]) -> dict[
     clusters: dict[str, list[int]] = {}
     istio: dict[str, list[int]] = {}
     for name, labels, value in _samples(body):
-        direction, _port, subset, host = [*labels.get("cluster_name", "").split("|"), "", "", ""][:4]
-        version = versions.get(f"{subset}|{host.rstrip(';')}") if direction == "outbound" else None
+        version, _port = _cluster(labels, versions)
         if version is not None:
             _add(clusters.setdefault(version, [0, 0]), name, labels, value)
         elif name == _ISTIO and labels.get("reporter") == "source":
@@ -74,8 +79,7 @@ def statuses(body: bytes, backends: Backends) -> tuple[dict[str, Counts], dict[s
     unavailable: dict[str, Counts] = {}
     for name, labels, value in _samples(body):
         status = name.removeprefix(_GRPC)
-        direction, _port, subset, host = [*labels.get("cluster_name", "").split("|"), "", "", ""][:4]
-        version = versions.get(f"{subset}|{host.rstrip(';')}") if direction == "outbound" else None
+        version, _port = _cluster(labels, versions)
         if version is not None and name.startswith(_GRPC) and status in BAD_GRPC and value:
             found = unavailable if status == GRPC_UNAVAILABLE else grpc
             count = found.get(version, (0, 0))[0] + value
@@ -110,8 +114,7 @@ def healthy(body: bytes, backends: Backends) -> dict[str, int]:
     versions = {key: version for version, key in backends.items()}
     found: dict[str, dict[str, int]] = {}
     for name, labels, value in _samples(body):
-        direction, port, subset, host = [*labels.get("cluster_name", "").split("|"), "", "", ""][:4]
-        version = versions.get(f"{subset}|{host.rstrip(';')}")
-        if name == "envoy_cluster_membership_healthy" and direction == "outbound" and version is not None:
+        version, port = _cluster(labels, versions)
+        if name == "envoy_cluster_membership_healthy" and version is not None:
             found.setdefault(version, {})[port] = value
     return fewest(found)

@@ -55,7 +55,7 @@ SAVE_SECONDS = 10.0  # evidence is written at most this often, and at events
 UNREADY_SECONDS = 10.0  # a canary without any ready pod for this long has failed, whatever the counters say
 BASELINE_SECONDS = 10.0
 CHECKS_SECONDS = 0.2  # between looks for the answers of checks, where a release waits for them
-EVERYTHING = 100  # percent: nothing is left for stable
+FULL = 100  # percent: nothing is left for stable
 STARVED = 1000  # percent times requests: by chance less than once in 20,000 times
 
 
@@ -205,7 +205,7 @@ class Watch:
         self.flows.add(raw)
         step, weight = record.step, record.present.judged if weight is None else weight
         if LATENCY in evidence.also and not evidence.edge:
-            evidence = self._choose_edge(evidence, raw, record, last_chance=weight == EVERYTHING)
+            evidence = self._choose_edge(evidence, raw, record, last_chance=weight == FULL)
         look = carry(before, settle(before, raw, since, evidence.edge, self.flows.earlier(record.stable.name)))
         if burst_of(look) > evidence.burst:  # a proxy that counts attempts has sent its first request
             self.evidence = evidence = replace(evidence, burst=burst_of(look))

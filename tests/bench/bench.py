@@ -22,7 +22,6 @@ from pathlib import Path
 
 from ansible_collections.progressive.istio.tests.demo.clients import PODS, Clients
 from ansible_collections.progressive.istio.tests.demo.stage import (
-    CHECKOUT,
     NAMESPACE,
     SERVICE,
     Json,
@@ -32,6 +31,7 @@ from ansible_collections.progressive.istio.tests.demo.stage import (
     enter,
     entered,
     inside,
+    keep,
     machine,
     prepare,
     versions,
@@ -224,9 +224,7 @@ def main() -> int:
     except StageError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    path = arguments.output or CHECKOUT / "docs" / "results" / f"bench-{time.strftime('%Y-%m-%d', time.gmtime())}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
+    keep("bench", arguments.output, text)
     print(text, end="")
     print(f"tests/lab/lab --cluster {inside()} down  removes the cluster")
     return 0

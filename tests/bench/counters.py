@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,6 @@ from ansible_collections.progressive.istio.tests.bench.seen import (
     table,
 )
 from ansible_collections.progressive.istio.tests.demo.stage import (
-    CHECKOUT,
     SERVICE,
     Json,
     Stage,
@@ -71,6 +70,7 @@ from ansible_collections.progressive.istio.tests.demo.stage import (
     entered,
     inside,
     is_ready,
+    keep,
     machine,
     prepare,
     versions,
@@ -206,19 +206,6 @@ def lost(before: Json, after: Json) -> Counter[str]:
 # ---------------------------------------------------------------- the run
 
 
-def tell(stage: Stage, faults: Mapping[str, object], seconds: float = 60.0) -> None:
-    """Tell the app how to be bad, as soon as it listens."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            if stage.faults(GOOD, **faults):
-                return
-        except StageError:
-            if time.monotonic() > until:
-                raise
-        time.sleep(0.5)
-
-
 def calm(clients: Sequence[Watched], seconds: float = 180.0) -> None:
     """Wait until every client has had two seconds of good answers alone. Raises StageError."""
     until = time.monotonic() + seconds
@@ -257,14 +244,14 @@ def measure(stage: Stage, clients: Sequence[Watched], kind: Kind, seconds: float
     for one in clients:
         one.begin()
     if kind.faults:
-        tell(stage, kind.faults)
+        stage.tell(GOOD, kind.faults)
     if kind.subset != GOOD or kind.retries:
         stage.apply(route(kind.subset, kind.retries))
     sent = [one.counts()["sent"] for one in clients]
     watch(clients, seconds, partial(crash, stage) if kind.crash else lambda: None)
     meanwhile = [one.counts()["sent"] - before for one, before in zip(clients, sent, strict=True)]
     if kind.faults and not kind.crash:
-        tell(stage, HEALTHY)
+        stage.tell(GOOD, HEALTHY)
     if kind.subset != GOOD or kind.retries:
         stage.apply(route(GOOD))
     if kind.crash:
@@ -381,11 +368,7 @@ def main() -> int:
     except (StageError, NoAnswer, ApiError, _prometheus.Unusable) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    day = time.strftime("%Y-%m-%d", time.gmtime())
-    path = arguments.output or CHECKOUT / "docs" / "results" / f"counters-{day}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report(found), "utf-8")
-    path.with_suffix(".json").write_text(json.dumps(found, separators=(",", ":")) + "\n", "utf-8")
+    keep("counters", arguments.output, report(found), found)
     print(report(found), end="")
     return 0
 

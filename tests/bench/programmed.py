@@ -37,7 +37,6 @@ from ansible_collections.progressive.istio.tests.bench.tables import (
 )
 from ansible_collections.progressive.istio.tests.demo.clients import deployment
 from ansible_collections.progressive.istio.tests.demo.stage import (
-    CHECKOUT,
     LAB,
     NAMESPACE,
     SERVICE,
@@ -47,6 +46,7 @@ from ansible_collections.progressive.istio.tests.demo.stage import (
     clean,
     entered,
     inside,
+    keep,
     machine,
     prepare,
     versions,
@@ -171,11 +171,7 @@ def main() -> int:
     except (BenchError, StageError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    day = time.strftime("%Y-%m-%d", time.gmtime())
-    path = arguments.output or CHECKOUT / "docs" / "results" / f"bench-proxies-{day}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report(found), "utf-8")
-    path.with_suffix(".json").write_text(json.dumps(found, separators=(",", ":")) + "\n", "utf-8")
+    keep("bench-proxies", arguments.output, report(found), found)
     print(report(found), end="")
     return 0
 

@@ -39,6 +39,16 @@ KEPT = ("ANSIBLE_COLLECTIONS_PATH",)
 EVENT = re.compile(r"^\[[^\]]+\] \d\d:\d\d:\d\d  ")
 
 
+def keep(name: str, output: Path | None, text: str, found: Json | None = None) -> None:
+    """Write a result: ``docs/results/<name>-<date>.txt``, or where it is asked for; and its counts as JSON beside."""
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    path = output or CHECKOUT / "docs" / "results" / f"{name}-{day}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+    if found is not None:
+        path.with_suffix(".json").write_text(json.dumps(found, separators=(",", ":")) + "\n", "utf-8")
+
+
 class StageError(Exception):
     """What was expected and is not there, on one line."""
 
@@ -254,6 +264,18 @@ class Stage:
             name = pod["metadata"]["name"]
             self.call(f"/api/v1/namespaces/{self.namespace}/pods/{name}:8081/proxy/faults?{query}", "PUT")
         return len(pods)
+
+    def tell(self, version: str, faults: Mapping[str, object], seconds: float = 60.0) -> None:
+        """The same, as soon as its pods listen."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                if self.faults(version, **faults):
+                    return
+            except StageError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.5)
 
     def reset(self, live: str = "v1", **shares: int) -> None:
         """All traffic on one version (or as `shares` says), and no release on record: where every case begins."""

@@ -245,21 +245,8 @@ def set_back(stage: Stage) -> None:
             if any(one["restartCount"] for one in pod["status"].get("containerStatuses") or []):
                 name = pod["metadata"]["name"]
                 stage.kubectl("delete", "pod", "-n", stage.namespace, name, "--grace-period=1")
-        _tell(stage, version, HEALTHY)
+        stage.tell(version, HEALTHY)
         stage.ready(selector, 1)
-
-
-def _tell(stage: Stage, version: str, faults: Mapping[str, object], seconds: float = 60.0) -> None:
-    """Tell the pods of a version how to be bad, as soon as they listen."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            if stage.faults(version, **faults):
-                return
-        except StageError:
-            if time.monotonic() > until:
-                raise
-        time.sleep(0.5)
 
 
 def _turn_bad(stage: Stage, case: Case, playing: Playing) -> float:
