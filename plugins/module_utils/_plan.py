@@ -381,6 +381,11 @@ def drift(state: State, record: Record) -> str:
     return f"drift: the route says {there}, this release set {ours}{more}; last written by {state.manager}"
 
 
+def held_for_drift(record: Record) -> bool:
+    """Whether somebody else's weights are why it waits: once they are set back, nothing is left to wait for."""
+    return record.phase == HELD and record.reason.startswith("drift: ")
+
+
 def _said(weights: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {weight}" for name, weight in sorted(weights.items()))
 

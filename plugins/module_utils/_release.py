@@ -32,6 +32,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     admit,
     behind,
     drift,
+    held_for_drift,
     newer_canary,
     plan_of,
     require_clients,
@@ -289,7 +290,7 @@ class Release:
         if drifted and self.want.on_drift != "hold":
             settled = self._settle(record, state, drifted)
             return settled if isinstance(settled, Outcome) else self._drive(settled)
-        if not drifted and (verdict.kind == "pass" or self.want.retry):
+        if not drifted and (verdict.kind == "pass" or self.want.retry or held_for_drift(record)):
             self.say(f"goes on with held release {record.id} at step {self._step(record)}")
             resumed = record.at(record.step, self.world.now())
             self.writes.write(resumed, expect=record)

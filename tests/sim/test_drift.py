@@ -31,7 +31,7 @@ def test_drift_holds_with_both_values_and_the_manager() -> None:
     again = Runner(mesh, "again").run(WANT)
     assert (again.phase, again.changed) == ("held", False)
     mesh.set_by_hand("kubectl", v1=90, v2=10)
-    assert Runner(mesh, "mended").run(replace(WANT, retry=True)).phase == "promoted"
+    assert Runner(mesh, "mended").run(WANT).phase == "promoted"
 
 
 @pytest.mark.parametrize(
