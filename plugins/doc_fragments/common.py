@@ -311,13 +311,16 @@ options:
             type: float
             default: 15.0
       interval:
-        description: Time between two looks at the proxies, in seconds.
+        description:
+          - Longest time between two looks at the proxies, in seconds.
+          - There are more looks while the canary gets more than ten requests in that time, one for every ten of them,
+            but no more than ten a second, and none for which more than 50 proxies a second would have to be read.
         type: float
         default: 1.0
       max_wait:
         description: Longest time in one step without a verdict, in seconds.
         type: float
-        default: 900.0
+        default: 1200.0
       max_hold:
         description: A release that was held for longer than this is taken back by the next run, in seconds.
         type: float

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import ERRORS, UNANSWERED
 
@@ -23,6 +24,10 @@ GRPC, UNAVAILABLE = "grpc", "grpc_unavailable"
 #: Unknown, deadline exceeded, unimplemented, internal, unavailable, data loss: not the caller's own fault.
 BAD_GRPC = frozenset({"2", "4", "12", "13", "14", "15"})
 GRPC_UNAVAILABLE = "14"
+LEAST_SECONDS = 0.1  # between two looks, whatever the traffic is
+EXPOSED = 10.0  # requests of the canary between two looks: so many answers may be bad before anybody sees it
+COMPARED = 10.0  # requests of stable between two looks; with fewer the two versions take longer to compare
+READS = 50.0  # proxies a second that may be asked for the sake of more looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,24 @@ class Look:
     unread: Mapping[str, str]
     served: Mapping[str, ProxyLook] = field(default_factory=dict)  # the versions' own: what has come in to their pods
     sampled: bool = False  # its time is that of samples which somebody else took, and lies back
+
+    @property
+    def reads(self) -> float:
+        """How many proxies are asked for it: those that count, and the versions' own. Without end where samples are
+        read, which come when they come.
+        """
+        return inf if self.sampled else len(self.served) + sum(proxy.counted for proxy in self.proxies.values())
+
+
+def pause(interval: float, canary: float, stable: float, reads: float) -> float:
+    """Seconds from one look to the next: `interval`, or fewer where much of the canary's traffic comes in that time.
+
+    `canary`, `stable`: their requests a second; `reads`: how many proxies a look asks.
+    """
+    if canary <= 0:
+        return interval
+    short = max(LEAST_SECONDS, EXPOSED / canary, COMPARED / stable if stable > 0 else 0.0, reads / READS)
+    return min(interval, short)
 
 
 def _series(look: ProxyLook, metric: str) -> Mapping[str, Counts]:

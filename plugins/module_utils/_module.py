@@ -47,7 +47,7 @@ ANALYSIS_SPEC: Mapping[str, Any] = {
     "capacity": {"type": "bool", "default": True},
     "checks": {"type": "list", "elements": "dict", "default": [], "options": dict(CHECK_SPEC)},
     "interval": {"type": "float", "default": 1.0},
-    "max_wait": {"type": "float", "default": 900.0},
+    "max_wait": {"type": "float", "default": 1200.0},
     "max_hold": {"type": "float", "default": 3600.0},
     "on_inconclusive": {"type": "str", "choices": ["hold", "abort", "promote"], "default": "hold"},
 }

@@ -48,7 +48,7 @@ class Want:
     reason: str = ""  # of STOPPING
     tolerance: Tolerance = field(default_factory=Tolerance)
     interval: float = 1.0
-    max_wait: float = 900.0
+    max_wait: float = 1200.0
     max_hold: float = 3600.0
     on_inconclusive: str = "hold"
     on_drift: str = "hold"

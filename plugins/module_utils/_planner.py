@@ -17,6 +17,7 @@ from functools import lru_cache
 from math import ceil, inf
 from typing import Any
 
+from ._looks import pause
 from ._record import Step
 from ._trial import Fate, Trial
 from ._verdict import Tolerance, duration, percent
@@ -55,9 +56,10 @@ class Basis:
     pace: float
     metrics: tuple[Judged, ...]
     interval: float = 1.0
-    max_wait: float = 900.0
+    max_wait: float = 1200.0
     on_inconclusive: str = "hold"
     warm_up: float = 0.0
+    reads: float = 0  # proxies that a look asks
 
     @property
     def errors(self) -> Judged:
@@ -176,8 +178,9 @@ def play_step(basis: Basis, step: Step, number: int, trial: Trial, rate: float |
         least = most
     if healthy:
         least = min(least, max(others, ENOUGH * basis.errors.tolerance.burst / basis.errors.tolerance.floor))
-    fate = trial.play(64 * run + number, stable, pace * basis.interval, rate, basis.errors.rate, least, most)
-    seconds = _seconds(basis, step, fate, pace)
+    between = pause(basis.interval, pace, pace * stable, basis.reads)
+    fate = trial.play(64 * run + number, stable, pace * between, rate, basis.errors.rate, least, most)
+    seconds = _seconds(basis, step, fate, pace, between)
     after = seconds - fate.requests / pace if pace else 0.0
     if fate.kind == "pass":
         trial.watch(after * pace * stable, after * pace * stable * basis.errors.rate)
@@ -201,15 +204,16 @@ def _others(basis: Basis, step: Step, number: int, metric: Judged, run: int) -> 
     trial = Trial(metric.tolerance, (watched, watched * metric.rate))
     slow = pace * basis.warm_up if number == 0 and metric.name == "latency" else 0.0
     seed = f"{metric.name} {run} {number}"
-    fate = trial.play(seed, stable, pace * basis.interval, metric.rate, metric.rate, 0.0, pace * basis.max_wait)
+    between = pause(basis.interval, pace, pace * stable, basis.reads)
+    fate = trial.play(seed, stable, pace * between, metric.rate, metric.rate, 0.0, pace * basis.max_wait)
     return slow + fate.requests if fate.kind == "pass" else inf
 
 
-def _seconds(basis: Basis, step: Step, fate: Fate, pace: float) -> float:
+def _seconds(basis: Basis, step: Step, fate: Fate, pace: float, between: float) -> float:
     """Until the look at which it is decided."""
     if fate.kind == "open" or not pace:
         return basis.max_wait
-    looked = basis.interval * max(1, ceil(fate.requests / pace / basis.interval - 1e-9))
+    looked = between * max(1, ceil(fate.requests / pace / between - 1e-9))
     return max(looked, step.min_seconds) if fate.kind == "pass" else looked
 
 

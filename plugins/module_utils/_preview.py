@@ -196,7 +196,7 @@ def _traffic(world: LiveWorld, want: Want, before: Look, versions: Sequence[str]
         for name, how in tolerances(names, main, want.latency).items()
     )
     pace = requests / max(after.time - before.time, 0.1)
-    basis = Basis(pace, metrics, want.interval, want.max_wait, want.on_inconclusive, want.warm_up)
+    basis = Basis(pace, metrics, want.interval, want.max_wait, want.on_inconclusive, want.warm_up, after.reads)
     coverage = Coverage(0, 0, *covered(seen, before, after, before.time, versions))
     notes = [f"nothing would pass: {lack}"] if (lack := coverage.lack(want.min_coverage)) else []
     if want.tolerance.slo is not None and basis.errors.rate > want.tolerance.slo:

@@ -251,7 +251,7 @@ class Release:
                 self.watch.save(force=True)
                 return self._outcome(PROGRESSING, "", finished=False, record=record)
             fast = confirmed_at is None and now - written < self.want.interval
-            self.world.sleep(CONFIRM_SECONDS if fast else self.want.interval)
+            self.world.sleep(CONFIRM_SECONDS if fast else self.watch.pause)
 
     def _observed(self, record: Record, verdict: Verdict, now: float) -> Verdict:
         """What is acted on where verdicts are only said: the step's time."""

@@ -29,6 +29,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._looks import (
     difference,
     errors_between,
     history,
+    pause,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import (
     Flows,
@@ -71,6 +72,7 @@ class Watch:
         self._checks = Checks(want.checks, world.checks.ask)
         self._saved = float("-inf")
         self._unready_since: float | None = None
+        self.pause = want.interval  # seconds until the next look
         self._without_canary = 0  # stable's requests since the last one of the canary
         self._settled: tuple[str, int] | None = None  # release and step whose weights the last look found settled
 
@@ -237,6 +239,7 @@ class Watch:
             blame=blamed(evidence, look, record.canary.name),
         )
         self.panel.observe(errors, also)
+        self.pause = self._paced(errors, raw)
         if mixed:
             self.panel.begin_step(record.step, record.present.judged)
         elif errors.n_c or errors.pending_c > 0:
@@ -244,6 +247,12 @@ class Watch:
         else:
             self._without_canary += errors.n_b
         return look
+
+    def _paced(self, window: Window, look: Look) -> float:
+        """More looks where many requests are at stake."""
+        if not window.seconds:
+            return self.want.interval
+        return pause(self.want.interval, window.n_c / window.seconds, window.n_b / window.seconds, look.reads)
 
     def _warms_up(self, metric: str, record: Record, now: float) -> bool:
         """A new version is slow at first, and nobody holds that against it."""

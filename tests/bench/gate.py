@@ -32,7 +32,7 @@ LOOKS = 1000
 LONGEST = 7200  # seconds; what is undecided then, is so
 HOUR = 3600
 STEPS = ((10, 60), (25, 60), (50, 60), (100, 60))  # the collection's default: weight, least seconds
-MAX_WAIT = 900
+MAX_WAIT = 1200
 PROMOTED, ABORTED, HELD, OPEN = "promoted", "aborted", "held", "open"
 Counts = tuple[int, int, int, int]  # canary's requests, bad ones of them, stable's, bad ones of them
 
@@ -265,7 +265,7 @@ ONSETS = [
 TITLE = """
 Seeded simulation, a service of {rate} requests a second, one look a second. Rates are of bad requests.
 This gate: its defaults (ratio 1.5, floor 0.5 %, alpha_fail 1 %, alpha_pass 5 %), steps {steps} % of a
-minute at least, max_wait 15 min. Flagger: its Istio tutorial (every minute, at least 99 %, five failed checks). Argo
+minute at least, max_wait 20 min. Flagger: its Istio tutorial (every minute, at least 99 %, five failed checks). Argo
 Rollouts: its example of background analysis (every five minutes, at least 95 %, four failures), asked for the canary.
 """
 LOOKED = """

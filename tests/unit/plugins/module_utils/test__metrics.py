@@ -17,6 +17,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._looks import (
     ProxyLook,
     carry,
     difference,
+    pause,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import (
     LEAST_EDGE,
@@ -268,3 +269,32 @@ def test_only_what_the_proxies_count_is_judged_and_it_is_said() -> None:
     attempts = ProxyLook("ns/pod", "requests:0", 0.0, {"v2": (5, 0)})
     assert counted_by(look(START, a=attempts), latency=True) == ()
     assert words(LATENCY, 2500.0) == "slower than 2,500 ms"
+
+
+@pytest.mark.parametrize(
+    ("interval", "canary", "stable", "reads", "seconds"),
+    [
+        (1.0, 0.0, 100.0, 5, 1.0),  # nothing to lose
+        (1.0, 10.0, 90.0, 5, 1.0),  # ten requests in a second
+        (1.0, 25.0, 75.0, 5, 0.4),
+        (1.0, 90.0, 10.0, 5, 1.0),  # stable would have too few to compare with
+        (1.0, 90.0, 40.0, 5, 0.25),
+        (1.0, 100.0, 0.0, 5, 0.1),  # nobody to compare with
+        (1.0, 100_000.0, 0.0, 0, 0.1),
+        (1.0, 100_000.0, 0.0, 25, 0.5),  # 50 reads a second
+        (1.0, 100_000.0, 0.0, 500, 1.0),
+        (0.2, 100_000.0, 0.0, 500, 0.2),  # as the user has it
+        (2.0, 100_000.0, 100_000.0, inf, 2.0),
+    ],
+)
+def test_looks_are_closer_where_many_requests_are_at_stake(
+    interval: float, canary: float, stable: float, reads: float, seconds: float
+) -> None:
+    assert pause(interval, canary, stable, reads) == pytest.approx(seconds)
+
+
+def test_samples_come_when_they_come() -> None:
+    counting = {"a": proxy({"v2@x": (10, 10, 0)}), "b": proxy()}
+    served = {"c": ProxyLook("ns/app", "served:0", 0.0, {})}
+    assert Look(START, counting, {}, served).reads == 2
+    assert Look(START, counting, {}, served, sampled=True).reads == inf

@@ -34,7 +34,7 @@ RUNS = 20
 
 
 def basis(pace: float = 100.0, rate: float = 0.0, tolerance: Tolerance = T) -> Basis:
-    return Basis(pace, (Judged("errors", "bad", tolerance, rate),))
+    return Basis(pace, (Judged("errors", "bad", tolerance, rate),), max_wait=900.0)
 
 
 def number(value: float | None) -> float:
