@@ -1,9 +1,10 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Lease that says who runs a release. Private to this collection.
+"""The Lease that says who runs a release, and with which options. Private to this collection.
 
-Advisory: what keeps two runs apart is the record in every write.
+Advisory: what keeps two runs apart is the record in every write. A run that ends gives it back. One that runs out has
+lost its run, and whoever looks for such leases can go on from the options that stand on it.
 """
 
 from __future__ import annotations
@@ -11,20 +12,80 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster
+from ansible_collections.progressive.istio.plugins.module_utils._find import own_name
+from ansible_collections.progressive.istio.plugins.module_utils._objects import seconds_of
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import NOBODY
 from ansible_collections.progressive.istio.plugins.module_utils._record import OURS
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 
 LEASES = "coordination.k8s.io/v1"
 LEASE_SECONDS = 15
+LATE_SECONDS = 6.0  # a run that lives renews its lease every five
+NAME = own_name("")  # and the service's name
 PROCESS = "progressive.istio/process"
+OPTIONS = "progressive.istio/options"
 
 
 def metadata_of(namespace: str, name: str) -> dict[str, Any]:
     """Of an object that is this collection's own."""
     return {"name": name, "namespace": namespace, "labels": dict(OURS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a Lease says. ``holder`` is empty when it was given back; ``age``: seconds since it was renewed."""
+
+    holder: str
+    age: float
+    seconds: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def left(self) -> float:
+        """Seconds until it has run out, a second of doubt included."""
+        return self.seconds + 1.0 - self.age
+
+    @property
+    def late(self) -> bool:
+        """Whether its run may have died."""
+        return bool(self.holder) and self.age > LATE_SECONDS
+
+
+def holding(lease: Mapping[str, Any], now: float) -> Holding:
+    """Of the object. One that somebody has edited counts as renewed just now."""
+    spec, annotations = lease.get("spec") or {}, lease["metadata"].get("annotations") or {}
+    seconds = spec.get("leaseDurationSeconds") or LEASE_SECONDS
+    try:
+        age = max(0.0, now - seconds_of(spec["renewTime"]))
+    except (KeyError, ValueError, AttributeError):
+        age = 0.0
+    try:
+        options = json.loads(annotations.get(OPTIONS) or "{}")
+    except ValueError:
+        options = {}
+    return Holding(spec.get("holderIdentity") or "", age, seconds, options if isinstance(options, dict) else {})
+
+
+def leases(cluster: Cluster, namespace: str) -> list[tuple[str, str, Holding]]:
+    """Namespace, service and what its Lease says, of all in a namespace or, if that is empty, in the cluster."""
+    selector = ",".join(f"{key}={value}" for key, value in OURS.items())
+    found = [(lease["metadata"], lease) for lease in cluster.select(LEASES, namespace, "leases", selector)]
+    now = cluster.now()
+    return [
+        (meta["namespace"], meta["name"].removeprefix(NAME), holding(lease, now))
+        for meta, lease in found
+        if meta["name"].startswith(NAME)
+    ]
+
+
+def stored_options(cluster: Cluster, namespace: str, service: str) -> Mapping[str, Any]:
+    """Those of the run that had a service's Lease last."""
+    lease = cluster.get(LEASES, namespace, "leases", own_name(service))
+    return holding(lease, cluster.now()).options if lease else {}
 
 
 class Lease:
@@ -44,6 +105,16 @@ class Lease:
             return self._write("PUT", lease)
         return self._wait_for(lease, holder)
 
+    def inherit(self) -> str:
+        """Take it only from a run that has died; the empty string, or who has it. Waits where a run may have died."""
+        lease = self._read()
+        found = holding(lease, self.cluster.now()) if lease else None
+        if lease is None or found is None or not found.holder:
+            return NOBODY
+        if self._process_is_gone(lease):
+            return self._write("PUT", lease)
+        return self._wait_for(lease, found.holder, left=True) if found.late else found.holder
+
     def renew(self) -> bool:
         """Keep it; False when somebody else has taken it."""
         return self._held is None or not self._write("PUT", self._held)
@@ -56,26 +127,26 @@ class Lease:
 
     def describe(self) -> dict[str, Any] | None:
         """Who holds it, since when, and for how long; None without one."""
-        found = self._read()
-        if found is None:
+        lease = self._read()
+        if lease is None:
             return None
-        spec = found["spec"]
-        keys = {"holder": "holderIdentity", "renewed": "renewTime", "seconds": "leaseDurationSeconds"}
-        return {ours: spec.get(theirs) for ours, theirs in keys.items()}
+        found = holding(lease, self.cluster.now())
+        renewed = lease["spec"].get("renewTime")
+        return {"holder": found.holder, "renewed": renewed, "seconds": found.seconds, "late": found.late}
 
     def _read(self) -> dict[str, Any] | None:
         return self.cluster.get(LEASES, self.namespace, "leases", self.name)
 
-    def _wait_for(self, lease: dict[str, Any], holder: str) -> str:
-        """Take the lease over when it was not renewed for its whole duration, as seen from here: clocks may differ."""
-        duration = lease["spec"].get("leaseDurationSeconds") or LEASE_SECONDS
-        self.say(f"waits up to {duration} s for the lease of {holder}")
+    def _wait_for(self, lease: dict[str, Any], holder: str, left: bool = False) -> str:
+        """Take the lease over when it has run out by the API server's clock, which all runs go by, and stays as it is."""
+        seconds = min(max(1.0, holding(lease, self.cluster.now()).left), LEASE_SECONDS + 1.0)
+        self.say(f"waits up to {seconds:.0f} s for the lease of {holder}")
         since = time.monotonic()
-        while time.monotonic() - since < duration + 1:
+        while time.monotonic() - since < seconds:
             time.sleep(1)
             now = self._read()
             if now is None or not now["spec"].get("holderIdentity"):
-                return self.acquire()
+                return NOBODY if left else self.acquire()
             if now["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"]:
                 return str(now["spec"]["holderIdentity"])
         return self._write("PUT", lease)
@@ -95,7 +166,8 @@ class Lease:
         if spec.get("holderIdentity") != mine:
             spec["acquireTime"], spec["leaseTransitions"] = stamp, (spec.get("leaseTransitions") or 0) + 1
         spec.update(holderIdentity=mine, renewTime=stamp, leaseDurationSeconds=LEASE_SECONDS)
-        metadata = {**lease["metadata"], "annotations": {PROCESS: json.dumps(self.run.process)}}
+        told = {PROCESS: json.dumps(self.run.process), OPTIONS: json.dumps(self.run.options)}
+        metadata = {**lease["metadata"], "annotations": {**(lease["metadata"].get("annotations") or {}), **told}}
         try:
             self._held = self.cluster.write(
                 method, LEASES, self.namespace, "leases", {"metadata": metadata, "spec": spec}

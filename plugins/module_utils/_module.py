@@ -115,6 +115,7 @@ CANARY_SPEC: Mapping[str, Any] = {
         },
     },
     "until_step": {"type": "int"},
+    "on_orphan": {"type": "str", "choices": ["resume", "abort", "pause"]},
     "wait": {"type": "bool", "default": True},
 }
 
@@ -204,6 +205,7 @@ def want(params: Mapping[str, Any]) -> Want:
         audience=parse(params["cohort"], params["sticky"]),
         drain_timeout=params["drain_timeout"],
         goal=Goal(**(params["goal"] or {})),
+        orphan=bool(params["on_orphan"]),
     )
     check_want(wish)
     return wish

@@ -66,6 +66,7 @@ class Want:
     checks: tuple[Check, ...] = ()
     audience: Audience = field(default_factory=Audience)
     drain_timeout: float = 60.0  # of retired
+    orphan: bool = False  # only a release whose run has died
     goal: Goal = field(default_factory=Goal)  # of a plan
 
 

@@ -77,6 +77,10 @@ class Asker(Protocol):
         """Delete these Jobs of checks. Does not raise."""
 
 
+#: Who holds a lease that was given back, or was never there.
+NOBODY = "nobody"
+
+
 class World(Protocol):
     """All that a release sees and does; times are the API server's, in seconds.
 
@@ -141,8 +145,11 @@ class World(Protocol):
     def save_evidence(self, evidence: Evidence) -> None:
         """Store it, in place of what was stored before."""
 
-    def acquire(self) -> str:
-        """Take the lease; the empty string, or who has it. Waits as long as it takes to know that a holder is dead."""
+    def acquire(self, left: bool = False) -> str:
+        """Take the lease; the empty string, or who has it. Waits as long as it takes to know that a holder is dead.
+
+        ``left``: only from a run that has died; `NOBODY` has it where it was given back.
+        """
 
     def renew(self) -> bool:
         """Keep the lease; False when somebody else has taken it."""

@@ -43,6 +43,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
 )
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
+    NOBODY,
     Conflict,
     Drifted,
     Lost,
@@ -98,6 +99,8 @@ class Release:
         self.caught_up = self.world.now() + (0.0 if self.continued else min(CATCH_UP_SECONDS, budget))
         state = self.writes.observe(UNREACHABLE_SECONDS if self.continued else 0.0)
         self.want = resolve(self.want, state)
+        if self.want.orphan and (spared := self._inherit(state)):
+            return spared
         state = self._repair(state)
         decision = admit(self.want, state)
         if isinstance(decision, Refuse):
@@ -108,7 +111,7 @@ class Release:
         work = decision if isinstance(decision, Resume) else self._prepare(decision, state)
         # Taking it back, or holding it, must not wait for whoever runs it: that run sees the record change, and stops.
         stopping = self.want.state in STOPPING
-        holder = "" if stopping else self.world.acquire()
+        holder = "" if stopping or self.want.orphan else self.world.acquire()
         if holder:
             raise Stopped(f"this release is being run by {holder}; wait for it, or end that run first")
         self.writes.renewed = None if stopping else self.world.now()
@@ -116,12 +119,30 @@ class Release:
         try:
             outcome = self._resume(work) if isinstance(work, Resume) else self._drive(self._start(work, state))
         finally:
-            # Between the passes of one run the lease stays; a run that has ended or failed gives it back at once.
-            over = outcome is None or outcome.finished or budget <= 0
+            # Between the passes of one run the lease stays. It is given back by a run that has ended, but not by one that
+            # fails in the middle: somebody has to notice a release that nobody looks at.
+            alone = isinstance(work, Resume) or self.writes.changed
+            over = (outcome.finished or (budget <= 0 and not self.want.orphan)) if outcome else not alone
             if over and self.world.alive():
-                with contextlib.suppress(Unreachable, Conflict, Lost):  # a lease that is not given back runs out
-                    self.world.release_lease()
+                self._give_back()
         return outcome
+
+    def _give_back(self) -> None:
+        with contextlib.suppress(Unreachable, Conflict, Lost):  # a lease that is not given back runs out
+            self.world.release_lease()
+
+    def _inherit(self, state: State) -> Outcome | None:
+        """Take over what a dead run has left; what to say where there is nothing of that kind."""
+        record, weight = state.record, state.weight_of(self.want.canary)
+        phase = record.phase if record else "none"
+        if holder := self.world.acquire(left=True):
+            text = "no run has left it behind" if holder == NOBODY else f"it is being run by {holder}"
+            return self._outcome(phase, text, weight=weight)
+        if record is None or phase != PROGRESSING:
+            self._give_back()
+            return self._outcome(phase, "no release is running; the lease of a run that has died is given back", weight=weight)
+        self.say(f"the run of release {record.id} has died, nobody has looked at it since")
+        return None
 
     def _resume(self, decision: Resume) -> Outcome:
         record = decision.record

@@ -172,7 +172,7 @@ class RetiringLiveWorld(LiveWorld):
     def drop_subset(self, rule: Rule, version: str) -> None:
         self._patch(NETWORKING, "destinationrules", rule_of(rule), subset_patch(rule_of(rule), version))
 
-    def acquire(self) -> str:
+    def acquire(self, left: bool = False) -> str:
         with reading():
             more = RETIRE if self.kind == "VirtualService" else ()
             require_writes(self.cluster, self.kind, self.namespace, self._along, more)

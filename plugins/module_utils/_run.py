@@ -76,8 +76,9 @@ def handed_down() -> dict[str, Any]:
 class Run:
     """The run that a module call belongs to. Without an action plugin it lives by the module's parent process."""
 
-    def __init__(self, given: Mapping[str, Any] | None = None) -> None:
-        self.by = who()
+    def __init__(self, given: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None) -> None:
+        """``options``: what whoever takes its release over has to know."""
+        self.by, self.options = who(), options or {}
         self.id: str = given["id"] if given else new_id()
         self._processes: Sequence[Mapping[str, Any]] = given["processes"] if given else [process(os.getppid())]
         self.process: Mapping[str, Any] = self._processes[0]

@@ -478,10 +478,10 @@ class LiveWorld:
 
     # ------------------------------------------------------------ lease
 
-    def acquire(self) -> str:
+    def acquire(self, left: bool = False) -> str:
         with reading():
             require_writes(self.cluster, self.kind, self.namespace, self.others)
-            return self._lease.acquire()
+            return self._lease.inherit() if left else self._lease.acquire()
 
     def renew(self) -> bool:
         with reading():

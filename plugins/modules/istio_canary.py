@@ -186,6 +186,16 @@ options:
       - Stop after this step (1 is the first) has passed, or after the present one if that is a later one. The next run
         goes on from there. After the last step the release is over only with the next run.
     type: int
+  on_orphan:
+    description:
+      - What to do with a release whose run has died, and with nothing else. Such a release has a Lease that nobody
+        renews and that was not given back. V(resume) does what is due now, as with O(wait=false), and leaves the Lease
+        for the next time. V(abort) takes the release back, and V(pause) holds it.
+      - All other options but O(namespace), O(name) and O(reason) are those of the run that has died. It has left them
+        in the Lease, without secrets. A release that needs one cannot be resumed so.
+      - For a task on a schedule that looks after all releases; see the playbook C(reconcile).
+    type: str
+    choices: [resume, abort, pause]
   wait:
     description:
       - With V(true) the task ends when the release does, and prints a line for every event while it runs.
@@ -411,6 +421,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
+from ansible_collections.progressive.istio.plugins.module_utils._lease import stored_options
 from ansible_collections.progressive.istio.plugins.module_utils._module import (
     CANARY_SPEC,
     RELEASE_SPEC,
@@ -419,6 +430,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._module import (
     target,
     want,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._orphan import as_begun, kept
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Want
 from ansible_collections.progressive.istio.plugins.module_utils._preview import preview
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
@@ -446,8 +458,10 @@ def main() -> None:
     given = params["run"] or {}
     journal = Journal(given.get("journal", ""))
     with one_line_errors(module, phase="refused", finished=True, events=journal.events):
+        if params["on_orphan"]:
+            params = as_begun(params, stored_options(connect(module), params["namespace"], params["name"]))
         wish = want(params)
-        run = Run(given.get("identity"))
+        run = Run(given.get("identity"), kept(params, {**RELEASE_SPEC, **CANARY_SPEC}))
         if wish.state == "retired":
             leaving = RetiringLiveWorld(connect(module), target(params), run, journal.say, wish.stable)
             module.exit_json(**_retire(leaving, wish, journal, module.check_mode))

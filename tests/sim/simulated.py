@@ -31,7 +31,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Want,
     Workload,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import NOBODY, Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Step, Version, loads
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
 
@@ -413,8 +413,10 @@ class Runner:
         self.mesh.evidence = _evidence.dumps(evidence)
         self._after_write()
 
-    def acquire(self) -> str:
+    def acquire(self, left: bool = False) -> str:
         self._reach()
+        if left and not self.mesh.lease:
+            return NOBODY
         if self.mesh.lease and self.mesh.lease[0] != self.name and self.mesh.lease[1] > self.mesh.time:
             return self.mesh.lease[0]
         self.mesh.lease = (self.name, self.mesh.time + 15)
