@@ -138,7 +138,7 @@ class Lease:
         return self.cluster.get(LEASES, self.namespace, "leases", self.name)
 
     def _wait_for(self, lease: dict[str, Any], holder: str, left: bool = False) -> str:
-        """Take the lease over when it has run out by the API server's clock, which all runs go by, and stays as it is."""
+        """Take it over when it has run out by the API server's clock, which all runs go by, and stays as it is."""
         seconds = min(max(1.0, holding(lease, self.cluster.now()).left), LEASE_SECONDS + 1.0)
         self.say(f"waits up to {seconds:.0f} s for the lease of {holder}")
         since = time.monotonic()

@@ -119,8 +119,8 @@ class Release:
         try:
             outcome = self._resume(work) if isinstance(work, Resume) else self._drive(self._start(work, state))
         finally:
-            # Between the passes of one run the lease stays. It is given back by a run that has ended, but not by one that
-            # fails in the middle: somebody has to notice a release that nobody looks at.
+            # Between the passes of one run the lease stays. A run that has ended gives it back; one that fails in the
+            # middle does not: somebody has to notice a release that nobody looks at.
             alone = isinstance(work, Resume) or self.writes.changed
             over = (outcome.finished or (budget <= 0 and not self.want.orphan)) if outcome else not alone
             if over and self.world.alive():
@@ -140,7 +140,9 @@ class Release:
             return self._outcome(phase, text, weight=weight)
         if record is None or phase != PROGRESSING:
             self._give_back()
-            return self._outcome(phase, "no release is running; the lease of a run that has died is given back", weight=weight)
+            return self._outcome(
+                phase, "no release is running; the lease of a run that has died is given back", weight=weight
+            )
         self.say(f"the run of release {record.id} has died, nobody has looked at it since")
         return None
 

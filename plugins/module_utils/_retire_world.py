@@ -172,11 +172,9 @@ class RetiringLiveWorld(LiveWorld):
     def drop_subset(self, rule: Rule, version: str) -> None:
         self._patch(NETWORKING, "destinationrules", rule_of(rule), subset_patch(rule_of(rule), version))
 
-    def acquire(self, left: bool = False) -> str:
-        with reading():
-            more = RETIRE if self.kind == "VirtualService" else ()
-            require_writes(self.cluster, self.kind, self.namespace, self._along, more)
-            return self._lease.acquire()
+    def require_writes(self) -> None:
+        more = RETIRE if self.kind == "VirtualService" else ()
+        require_writes(self.cluster, self.kind, self.namespace, self._along, more)
 
 
 def rule_of(rule: Rule) -> Mapping[str, Any]:

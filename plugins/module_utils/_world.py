@@ -478,9 +478,13 @@ class LiveWorld:
 
     # ------------------------------------------------------------ lease
 
+    def require_writes(self) -> None:
+        """Raise ReleaseError for all that this account may not write of what a release writes."""
+        require_writes(self.cluster, self.kind, self.namespace, self.others)
+
     def acquire(self, left: bool = False) -> str:
         with reading():
-            require_writes(self.cluster, self.kind, self.namespace, self.others)
+            self.require_writes()
             return self._lease.inherit() if left else self._lease.acquire()
 
     def renew(self) -> bool:

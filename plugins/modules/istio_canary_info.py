@@ -7,12 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: istio_canary_info
-short_description: What a release is doing, and why
+short_description: What a release is doing, and why; or which releases there are
 version_added: 0.1.0
 author: The progressive.istio authors (@progressive-istio)
 description:
   - Reads the record of a release, its evidence and lease, and the weights four times. What the plan says (intended),
     what the route object says (applied), what the proxies run (programmed), and where the requests went (observed).
+  - Without O(name) it lists the releases of a namespace or of the cluster.
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - progressive.istio.common
@@ -20,13 +21,13 @@ extends_documentation_fragment:
   - progressive.istio.common.release
 options:
   namespace:
-    description: Namespace of the service.
+    description: Namespace of the service. Without it, and without O(name), all are meant.
     type: str
-    required: true
+    default: ''
   name:
-    description: Name of the Service.
+    description: Name of the Service. Without it, RV(releases) is all there is in the result.
     type: str
-    required: true
+    default: ''
   canary_version:
     description: Only to find the right C(http) route where no release is on record.
     type: str
@@ -43,9 +44,52 @@ EXAMPLES = r"""
     namespace: namespace-1
     name: app-1
   register: release
+
+- name: All releases of the cluster
+  progressive.istio.istio_canary_info:
+  register: all
 """
 
 RETURN = r"""
+releases:
+  description:
+    - Every service that a release was run for, found by its Lease, in the order of namespace and name.
+  returned: without O(name)
+  type: list
+  elements: dict
+  contains:
+    namespace:
+      description: Of the service.
+      type: str
+    name:
+      description: Of the service.
+      type: str
+    phase:
+      description: As in RV(phase), or V(unknown) where RV(releases[].reason) says why it cannot be read.
+      type: str
+    reason:
+      description: Why it is held or was taken back.
+      type: str
+    stable:
+      description: The version that has, or had, the traffic.
+      type: str
+    canary:
+      description: The version that gets it.
+      type: str
+    weight:
+      description: The canary's, in percent.
+      type: int
+    step:
+      description: The present one; 1 is the first.
+      type: int
+    steps:
+      description: How many there are.
+      type: int
+    lease:
+      description:
+        - Who runs it (C(holder), empty for nobody), how many seconds ago that one was last heard of (C(age)), and
+          whether that is too long (C(late)), so the run may have died.
+      type: dict
 exists:
   description: Whether a release is on record.
   returned: success
@@ -126,6 +170,7 @@ record:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
+from ansible_collections.progressive.istio.plugins.module_utils._fleet import releases
 from ansible_collections.progressive.istio.plugins.module_utils._module import (
     RELEASE_SPEC,
     connect,
@@ -133,7 +178,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._module import (
     target,
     tolerance,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._plan import Want
+from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want
 from ansible_collections.progressive.istio.plugins.module_utils._preview import info
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 from ansible_collections.progressive.istio.plugins.module_utils._sampled_world import queries, world_of
@@ -144,12 +189,19 @@ def main() -> None:
         argument_spec={
             **ACCESS_SPEC,
             **RELEASE_SPEC,
+            "namespace": {"type": "str", "default": ""},
+            "name": {"type": "str", "default": ""},
             "seconds": {"type": "float", "default": 2.0},
         },
         supports_check_mode=True,
     )
     params = module.params
     with one_line_errors(module):
+        if not params["name"]:
+            found = releases(connect(module), params["namespace"])
+            module.exit_json(failed=False, changed=False, releases=found)
+        if not params["namespace"]:
+            raise ReleaseError("namespace is empty, and name is not; say in which namespace the Service is")
         analysis = params["analysis"]
         wish = Want(params["canary_version"], tolerance=tolerance(analysis), max_wait=analysis["max_wait"])
         world = world_of(connect(module), target(params), Run(), module.warn, analysis)

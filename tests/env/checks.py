@@ -41,6 +41,7 @@ LONG = (
     "delegates",
     "gitops",
     "incidents",
+    "orphaned",
     "own-checks",
     "prometheus",
     "retire",

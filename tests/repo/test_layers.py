@@ -24,6 +24,7 @@ OUTSIDE = {
         "_checks_world",
         "_cluster",
         "_find",
+        "_fleet",
         "_lease",
         "_past_world",
         "_mesh",
