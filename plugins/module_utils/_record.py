@@ -89,6 +89,11 @@ class Record:
         return self.steps[self.step]
 
     @property
+    def place(self) -> str:
+        """The same, for messages: ``2/4  25 %``."""
+        return f"{self.step + 1}/{len(self.steps)}  {self.present.title}"
+
+    @property
     def weight(self) -> int:
         """The canary weight that this record intends, in percent."""
         return 0 if self.phase == ABORTED else self.present.weight

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ansible_collections.progressive.istio.plugins.module_utils._checks import about
-from ansible_collections.progressive.istio.plugins.module_utils._evidence import damage, totals
+from ansible_collections.progressive.istio.plugins.module_utils._ending import CONFIRM_SECONDS, Ending
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     STOPPING,
@@ -67,7 +67,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._writes import (
 )
 
 CATCH_UP_SECONDS = 30.0  # nobody may have looked for longer than max_wait, at a release that waited after a step
-CONFIRM_SECONDS = 0.1  # between looks at the proxies while a change is on its way
 
 
 def no_endpoint(version: str, missing: Sequence[str]) -> str:
@@ -87,8 +86,8 @@ class Release:
         """``continued``: an earlier pass of the same run has said where the release is."""
         self.world, self.want, self.say, self.continued = world, want, say, continued
         self.watch = Watch(world, want, say)
-        self.arrived: int | None = None  # the step that all route objects were seen at
         self.writes = Writes(world, want.interval, say)
+        self.ending = Ending(world, want, say, self.watch, self.writes)
         self.observed: tuple[int, str] | None = None  # the step and what was said of it instead of done
 
     # ---------------------------------------------------------------- the pass
@@ -104,9 +103,11 @@ class Release:
         state = self._repair(state)
         decision = admit(self.want, state)
         if isinstance(decision, Refuse):
-            return self._outcome(decision.phase, decision.text, failed=True, weight=state.weight_of(self.want.canary))
+            return self.ending.outcome(
+                decision.phase, decision.text, failed=True, weight=state.weight_of(self.want.canary)
+            )
         if isinstance(decision, Done):
-            return self._outcome(decision.phase, decision.text, weight=state.weight_of(self.want.canary))
+            return self.ending.outcome(decision.phase, decision.text, weight=state.weight_of(self.want.canary))
         # Before anything is written, and before the lease.
         work = decision if isinstance(decision, Resume) else self._prepare(decision, state)
         # Taking it back, or holding it, must not wait for whoever runs it: that run sees the record change, and stops.
@@ -152,13 +153,13 @@ class Release:
         if self.want.state in STOPPING:
             return self._stop(record)
         if decision.changed:
-            return self._abort(record, decision.changed)
+            return self.ending.abort(record, decision.changed)
         if record.phase == HELD and self.continued:  # by somebody else, between two passes of this run
-            return self._outcome(HELD, record.reason, failed=True, record=record)
+            return self.ending.outcome(HELD, record.reason, failed=True, record=record)
         if record.phase == HELD:
             return self._look_again(record)
         if not self.continued:
-            self.say(f"goes on with release {record.id} at step {self._step(record)}")
+            self.say(f"goes on with release {record.id} at step {record.place}")
         return self._drive(record)
 
     def _stop(self, record: Record) -> Outcome:
@@ -166,10 +167,10 @@ class Release:
         by = f"asked for by {self.world.identity()}"
         reason = f"{self.want.reason} ({by})" if self.want.reason else by
         if self.want.state == "aborted":
-            return self._abort(record, reason, asked_for=True)
+            return self.ending.abort(record, reason, asked_for=True)
         if record.phase == HELD:
-            return self._outcome(HELD, record.reason, record=record)
-        return self._hold(record, reason, asked_for=True)
+            return self.ending.outcome(HELD, record.reason, record=record)
+        return self.ending.hold(record, reason, asked_for=True)
 
     def _prepare(self, decision: Start | Adopt, state: State) -> Record:
         """The record of a release that may begin. Raises ReleaseError for what keeps it from that."""
@@ -237,10 +238,10 @@ class Release:
             state = self.writes.observe()
             if state.record != record:
                 raise Stopped(taken_over(state, record))
-            drifted = drift(state, record) or strayed(state, record, self.arrived == record.step)
+            drifted = drift(state, record) or strayed(state, record, self.ending.arrived == record.step)
             if not drifted and behind(state, record):
                 state, confirmed_at = self.writes.follow(record, state), None
-            self.arrived = record.step if not drifted else self.arrived
+            self.ending.arrived = record.step if not drifted else self.ending.arrived
             if confirmed_at is None and not drifted:
                 confirmed_at = self._confirm(state, record, written)
             verdict = self.watch.judge(state, record, confirmed_at is not None and not drifted)
@@ -272,7 +273,7 @@ class Release:
             self.writes.keep_lease()
             if now >= self.deadline:
                 self.watch.save(force=True)
-                return self._outcome(PROGRESSING, "", finished=False, record=record)
+                return self.ending.outcome(PROGRESSING, "", finished=False, record=record)
             fast = confirmed_at is None and now - written < self.want.interval
             self.world.sleep(CONFIRM_SECONDS if fast else self.watch.pause)
 
@@ -285,7 +286,7 @@ class Release:
             said = "goes on, would wait"
         if said and self.observed != (record.step, said):
             self.observed = (record.step, said)
-            self.say(f"step {self._step(record)}  OBSERVE  {said}: {text}")
+            self.say(f"step {record.place}  OBSERVE  {said}: {text}")
         return replace(verdict, kind="pass" if over else "wait")
 
     def _fit(self, verdict: Verdict, state: State, record: Record) -> Verdict:
@@ -297,7 +298,7 @@ class Release:
             why = no_endpoint(name, missing)
         if not why:
             return verdict
-        self.writes.now_and_then(f"step {self._step(record)}  WAIT  {why}")
+        self.writes.now_and_then(f"step {record.place}  WAIT  {why}")
         return replace(verdict, kind="wait", reason=why)
 
     def _look_again(self, record: Record) -> Outcome:
@@ -307,18 +308,18 @@ class Release:
         confirmed = not drifted and not behind(state, record) and not _late(self.world.programmed(state))
         verdict = self.watch.judge(state, record, confirmed)
         if verdict.kind == "fail":
-            return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
+            return self.ending.abort(record, evidence(verdict, record.canary.name, record.stable.name))
         if self.world.now() - record.since > self.want.max_hold:
-            return self._abort(record, f"held for more than {self.want.max_hold:.0f} s: {record.reason}")
+            return self.ending.abort(record, f"held for more than {self.want.max_hold:.0f} s: {record.reason}")
         if drifted and self.want.on_drift != "hold":
             settled = self._settle(record, state, drifted)
             return settled if isinstance(settled, Outcome) else self._drive(settled)
         if not drifted and (verdict.kind == "pass" or self.want.retry or held_for_drift(record)):
-            self.say(f"goes on with held release {record.id} at step {self._step(record)}")
+            self.say(f"goes on with held release {record.id} at step {record.place}")
             resumed = record.at(record.step, self.world.now())
             self.writes.write(resumed, expect=record)
             return self._drive(resumed)
-        return self._outcome(HELD, drifted or record.reason, failed=True, record=record)
+        return self.ending.outcome(HELD, drifted or record.reason, failed=True, record=record)
 
     def _confirm(self, state: State, record: Record, written: float) -> float | None:
         answer = self.world.programmed(state)
@@ -326,13 +327,13 @@ class Release:
         if late := _late(answer):
             if now - written > self.want.verify_timeout:
                 text = f"ROUTING  not programmed: {'; '.join(late[:3])}"
-                self.writes.now_and_then(f"step {self._step(record)}  {text}")
+                self.writes.now_and_then(f"step {record.place}  {text}")
             return None
         told, self.continued = self.continued, False
         if told:
             return now
         self.say(
-            f"step {self._step(record)}  {record.present.change} in {answer.programmed} of {answer.asked} proxies "
+            f"step {record.place}  {record.present.change} in {answer.programmed} of {answer.asked} proxies "
             f"after {now - written:.2f} s" + (f", {answer.rest}" if answer.rest else "")
         )
         return now
@@ -344,8 +345,8 @@ class Release:
         steps, stop = len(record.steps), self.want.until_step
         if stop is not None and stop <= steps and record.step + 1 >= stop:
             self.watch.save(force=True)
-            return self._outcome(PROGRESSING, f"waits after step {self._step(record)}", record=record)
-        return self._promote(record) if record.step + 1 == steps else None
+            return self.ending.outcome(PROGRESSING, f"waits after step {record.place}", record=record)
+        return self.ending.promote(record) if record.step + 1 == steps else None
 
     def _next(self, record: Record) -> Record:
         self.watch.save(force=True)
@@ -360,109 +361,41 @@ class Release:
         share, wish = state.weight_of(record.canary.name), self.want.on_drift
         elsewhere = not drift(state, record)  # on another route object, whose share is not the release's
         if wish == "hold" or (wish == "adopt" and elsewhere):
-            return self._hold(record, drifted)
+            return self.ending.hold(record, drifted)
         if wish == "abort" or not share:
-            return self._abort(record, drifted)
+            return self.ending.abort(record, drifted)
         adopted = record.at(step_for(record.steps, share), self.world.now())
         self.writes.write(adopted, expect=record, force=True)
         self.watch.panel.begin_step(adopted.step, adopted.present.judged)
-        self.say(f"step {self._step(adopted)}  ADOPTED  {drifted}")
+        self.say(f"step {adopted.place}  ADOPTED  {drifted}")
         return adopted
-
-    def _promote(self, record: Record) -> Outcome:
-        reason = self.watch.verdict.reason if self.watch.verdict else ""
-        ended = record.ended(PROMOTED, self.world.now(), reason)
-        self.watch.save(force=True)
-        self.writes.write(ended, expect=record)
-        self.writes.follow(ended, self.writes.observe())
-        if record.shown != ended.shown:
-            answer = self._programmed()
-            if answer.lagging:
-                late = "; ".join(answer.lagging[:5])
-                self.say(f"PROMOTED  still with cohort, cookie or mirror of this release: {late}")
-        self.watch.tidy()
-        self.say(f"PROMOTED  {record.canary.name} has all traffic  {totals(self.watch.evidence)}")
-        return self._outcome(PROMOTED, f"{record.canary.name} has all traffic", record=ended)
-
-    def _abort(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
-        """All weight to stable first; everything else afterwards. From whatever weights are there."""
-        decided = self.world.now()
-        before = self.writes.observe()
-        stable = before.version(record.stable.name)
-        if not stable.ready:
-            return self._hold(record, f"{reason}; but {stable.version.name} has no ready pod to go back to")
-        ended = record.ended(ABORTED, decided, reason)
-        drifted = self.writes.write(ended, expect=record, force=True)
-        for text in filter(None, (drifted, strayed(before, record, self.arrived == record.step))):
-            self.say(f"overruled a {text}")
-        self.writes.follow(ended, self.writes.observe())
-        answer = self._programmed()
-        after = self.world.now() - decided
-        took = f"weight 0 in {answer.programmed} of {answer.asked} proxies {after:.2f} s after the verdict"
-        self.say(f"ABORTED  {took}  {reason}")
-        if answer.lagging:
-            self.say(f"ABORTED  still with the old weight: {'; '.join(answer.lagging[:5])}")
-        self.watch.close_window(ended)  # until weight 0 was reached, so that the evidence holds every failed answer
-        for text in filter(None, (damage(self.watch.evidence), self._origin())):
-            self.say(f"ABORTED  {text}")
-        self.watch.save(force=True)
-        self.watch.tidy()
-        text = f"{record.canary.name} was taken back: {reason}; {took}"
-        return self._outcome(ABORTED, text, failed=not asked_for, record=ended)
-
-    def _origin(self) -> str:
-        """Which of the canary's pods gave the bad answers, and with which codes: the greatest numbers first."""
-        blame = self.watch.evidence.blame if self.watch.evidence else {}
-        most = sorted(blame.items(), key=lambda item: (-item[1], item[0]))
-        names = self.world.pod_names()
-        pods = [f"{names.get(what, what)} {number:,}" for what, number in most if ":" in what][:5]
-        codes = [f"{what} {number:,}" for what, number in most if ":" not in what][:5]
-        parts = [f"by pod: {', '.join(pods)}" if pods else "", f"by code: {', '.join(codes)}" if codes else ""]
-        return "; ".join(filter(None, parts))
-
-    def _programmed(self) -> Programmed:
-        """What the proxies run at the end, as soon as all run it or ``verify_timeout`` is over."""
-        began = self.world.now()
-        while True:
-            answer = self.world.programmed(self.writes.observe())
-            if not answer.lagging or self.world.now() - began > self.want.verify_timeout:
-                return answer
-            self.world.sleep(CONFIRM_SECONDS)
-
-    def _hold(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
-        held = record.ended(HELD, self.world.now(), reason)
-        self.watch.save(force=True)
-        self.writes.write(held, expect=record, move=False, force=True)
-        self.watch.tidy()
-        self.say(f"HELD  step {self._step(record)}  {reason}")
-        return self._outcome(HELD, reason, failed=not asked_for, record=held)
 
     def _ended(self, record: Record, state: State, verdict: Verdict) -> Outcome | None:
         """What ends a release at once, whatever else is so."""
         if verdict.kind == "fail":
-            return self._abort(record, evidence(verdict, record.canary.name, record.stable.name))
+            return self.ending.abort(record, evidence(verdict, record.canary.name, record.stable.name))
         if newer := newer_canary(record, state):
-            return self._abort(record, newer)
+            return self.ending.abort(record, newer)
         return self._misrouted(record, verdict) if verdict.kind == "routing" else None
 
     def _misrouted(self, record: Record, verdict: Verdict) -> Outcome:
         """What is counted is not about this weight, so nothing can be judged; what gets nothing may be lost."""
         if self.watch.starved:
-            return self._abort(record, f"ROUTING  {verdict.reason}; it gets nothing now")
-        return self._hold(record, f"ROUTING  {verdict.reason}; see what else routes these requests")
+            return self.ending.abort(record, f"ROUTING  {verdict.reason}; it gets nothing now")
+        return self.ending.hold(record, f"ROUTING  {verdict.reason}; see what else routes these requests")
 
     def _inconclusive(self, record: Record, verdict: Verdict, confirmed: bool) -> Outcome:
         reason = f"no verdict within {self.want.max_wait:.0f} s: {verdict.kind}: {verdict.reason}"
         if not confirmed:
             lagging = _late(self.world.programmed(self.writes.observe()))
             why = "; ".join(lagging[:3]) or f"it took more than {self.want.max_wait:.0f} s"
-            return self._abort(record, f"{record.present.change} not programmed: {why}")
+            return self.ending.abort(record, f"{record.present.change} not programmed: {why}")
         if self.want.on_inconclusive == "abort":
-            return self._abort(record, reason)
+            return self.ending.abort(record, reason)
         if self.want.on_inconclusive == "promote":
-            self.say(f"step {self._step(record)}  OVERRIDE  on_inconclusive: promote  {reason}")
+            self.say(f"step {record.place}  OVERRIDE  on_inconclusive: promote  {reason}")
             return self._over(record) or self._drive(self._next(record))
-        return self._hold(record, reason)
+        return self.ending.hold(record, reason)
 
     def _repair(self, state: State) -> State:
         """A run that was killed while it ended a release has left other route objects with something of that."""
@@ -474,34 +407,8 @@ class Release:
             self.say(f"{other.where} {what}, too: it was left over by a run that ended")
         return self.writes.follow(record, state)
 
-    # ---------------------------------------------------------------- small things
-
     def _progress(self, record: Record, verdict: Verdict, force: bool = False) -> None:
         text = line(verdict, record.canary.name, record.stable.name)
         coverage = self.watch.coverage.say()
         more = f"  {coverage}" if coverage not in text else ""
-        self.writes.now_and_then(f"step {self._step(record)}  {text}{more}", force)
-
-    def _step(self, record: Record) -> str:
-        return f"{record.step + 1}/{len(record.steps)}  {record.present.title}"
-
-    def _outcome(
-        self,
-        phase: str,
-        text: str,
-        failed: bool = False,
-        finished: bool = True,
-        record: Record | None = None,
-        weight: int | None = None,
-    ) -> Outcome:
-        return Outcome(
-            phase,
-            text,
-            failed,
-            finished,
-            self.writes.changed,
-            record.weight if record else weight or 0,
-            record,
-            self.watch.verdict,
-            self.watch.evidence,
-        )
+        self.writes.now_and_then(f"step {record.place}  {text}{more}", force)

@@ -168,7 +168,7 @@ class Watch:
             found, news = self._checks.news(found)
             self.evidence = replace(self.evidence, checks=found)
             if news:
-                self.say(f"step {record.step + 1}/{len(record.steps)}  {record.present.title}  {news}")
+                self.say(f"step {record.place}  {news}")
             if not (self._checks.waiting and record.phase == HELD):
                 break
             self.world.sleep(CHECKS_SECONDS)

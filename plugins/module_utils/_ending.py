@@ -1,0 +1,117 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a release ends or is held: every write of that kind, with what is said of it. Private to this collection.
+
+No Kubernetes in here. When one of these is due is decided in ``_release.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import damage, totals
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, Want, strayed
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import Programmed, World
+from ansible_collections.progressive.istio.plugins.module_utils._record import ABORTED, HELD, PROMOTED, Record
+from ansible_collections.progressive.istio.plugins.module_utils._watch import Watch
+from ansible_collections.progressive.istio.plugins.module_utils._writes import Writes
+
+CONFIRM_SECONDS = 0.1  # between looks at the proxies while a change is on its way
+
+
+class Ending:
+    """Ends and holds of one run's release; ``say`` gets one line for every event."""
+
+    def __init__(self, world: World, want: Want, say: Callable[[str], None], watch: Watch, writes: Writes) -> None:
+        self.world, self.want, self.say, self.watch, self.writes = world, want, say, watch, writes
+        self.arrived: int | None = None  # the step that all route objects were seen at
+
+    def promote(self, record: Record) -> Outcome:
+        reason = self.watch.verdict.reason if self.watch.verdict else ""
+        ended = record.ended(PROMOTED, self.world.now(), reason)
+        self.watch.save(force=True)
+        self.writes.write(ended, expect=record)
+        self.writes.follow(ended, self.writes.observe())
+        if record.shown != ended.shown:
+            answer = self._programmed()
+            if answer.lagging:
+                late = "; ".join(answer.lagging[:5])
+                self.say(f"PROMOTED  still with cohort, cookie or mirror of this release: {late}")
+        self.watch.tidy()
+        self.say(f"PROMOTED  {record.canary.name} has all traffic  {totals(self.watch.evidence)}")
+        return self.outcome(PROMOTED, f"{record.canary.name} has all traffic", record=ended)
+
+    def abort(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
+        """All weight to stable first; everything else afterwards. From whatever weights are there."""
+        decided = self.world.now()
+        before = self.writes.observe()
+        stable = before.version(record.stable.name)
+        if not stable.ready:
+            return self.hold(record, f"{reason}; but {stable.version.name} has no ready pod to go back to")
+        ended = record.ended(ABORTED, decided, reason)
+        drifted = self.writes.write(ended, expect=record, force=True)
+        for text in filter(None, (drifted, strayed(before, record, self.arrived == record.step))):
+            self.say(f"overruled a {text}")
+        self.writes.follow(ended, self.writes.observe())
+        answer = self._programmed()
+        after = self.world.now() - decided
+        took = f"weight 0 in {answer.programmed} of {answer.asked} proxies {after:.2f} s after the verdict"
+        self.say(f"ABORTED  {took}  {reason}")
+        if answer.lagging:
+            self.say(f"ABORTED  still with the old weight: {'; '.join(answer.lagging[:5])}")
+        self.watch.close_window(ended)  # until weight 0 was reached, so that the evidence holds every failed answer
+        for text in filter(None, (damage(self.watch.evidence), self._origin())):
+            self.say(f"ABORTED  {text}")
+        self.watch.save(force=True)
+        self.watch.tidy()
+        text = f"{record.canary.name} was taken back: {reason}; {took}"
+        return self.outcome(ABORTED, text, failed=not asked_for, record=ended)
+
+    def hold(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
+        held = record.ended(HELD, self.world.now(), reason)
+        self.watch.save(force=True)
+        self.writes.write(held, expect=record, move=False, force=True)
+        self.watch.tidy()
+        self.say(f"HELD  step {record.place}  {reason}")
+        return self.outcome(HELD, reason, failed=not asked_for, record=held)
+
+    def _origin(self) -> str:
+        """Which of the canary's pods gave the bad answers, and with which codes: the greatest numbers first."""
+        blame = self.watch.evidence.blame if self.watch.evidence else {}
+        most = sorted(blame.items(), key=lambda item: (-item[1], item[0]))
+        names = self.world.pod_names()
+        pods = [f"{names.get(what, what)} {number:,}" for what, number in most if ":" in what][:5]
+        codes = [f"{what} {number:,}" for what, number in most if ":" not in what][:5]
+        parts = [f"by pod: {', '.join(pods)}" if pods else "", f"by code: {', '.join(codes)}" if codes else ""]
+        return "; ".join(filter(None, parts))
+
+    def _programmed(self) -> Programmed:
+        """What the proxies run at the end, as soon as all run it or ``verify_timeout`` is over."""
+        began = self.world.now()
+        while True:
+            answer = self.world.programmed(self.writes.observe())
+            if not answer.lagging or self.world.now() - began > self.want.verify_timeout:
+                return answer
+            self.world.sleep(CONFIRM_SECONDS)
+
+    def outcome(
+        self,
+        phase: str,
+        text: str,
+        failed: bool = False,
+        finished: bool = True,
+        record: Record | None = None,
+        weight: int | None = None,
+    ) -> Outcome:
+        return Outcome(
+            phase,
+            text,
+            failed,
+            finished,
+            self.writes.changed,
+            record.weight if record else weight or 0,
+            record,
+            self.watch.verdict,
+            self.watch.evidence,
+        )
