@@ -138,10 +138,10 @@ class Release:
         phase = record.phase if record else "none"
         if holder := self.world.acquire(left=True):
             text = "no run has left it behind" if holder == NOBODY else f"it is being run by {holder}"
-            return self._outcome(phase, text, weight=weight)
+            return self.ending.outcome(phase, text, weight=weight)
         if record is None or phase != PROGRESSING:
             self._give_back()
-            return self._outcome(
+            return self.ending.outcome(
                 phase, "no release is running; the lease of a run that has died is given back", weight=weight
             )
         self.say(f"the run of release {record.id} has died, nobody has looked at it since")

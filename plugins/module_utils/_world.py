@@ -496,6 +496,5 @@ class LiveWorld:
             self._lease.release()
 
     def lease(self) -> dict[str, Any] | None:
-        """Who holds the lease, since when, and for how long; None without one."""
         with reading():
             return self._lease.describe()

@@ -415,19 +415,17 @@ class Runner:
 
     def acquire(self, left: bool = False) -> str:
         self._reach()
-        if left and not self.mesh.lease:
-            return NOBODY
-        if self.mesh.lease and self.mesh.lease[0] != self.name and self.mesh.lease[1] > self.mesh.time:
-            return self.mesh.lease[0]
+        holder, until = self.mesh.lease or (NOBODY if left else self.name, math.inf)
+        if holder != self.name and until > self.mesh.time:
+            return holder
         self.mesh.lease = (self.name, self.mesh.time + 15)
         return ""
 
     def renew(self) -> bool:
         self._reach()
-        if self.mesh.lease and self.mesh.lease[0] != self.name:
-            return False
-        self.mesh.lease = (self.name, self.mesh.time + 15)
-        return True
+        mine = not self.mesh.lease or self.mesh.lease[0] == self.name
+        self.mesh.lease = (self.name, self.mesh.time + 15) if mine else self.mesh.lease
+        return mine
 
     def release_lease(self) -> None:
         self._reach()

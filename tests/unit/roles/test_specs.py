@@ -31,8 +31,10 @@ def test_roles_are_there() -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_defaults_and_specs_agree(role: str) -> None:
-    defaults, options = _defaults(role), _specs(role)["main"]["options"]
-    assert set(defaults) == set(options)
+    defaults = _defaults(role)
+    options = {name: option for entry in _specs(role).values() for name, option in entry["options"].items()}
+    options |= _specs(role)["main"]["options"]
+    assert set(defaults) == {name for name, option in options.items() if not option.get("required")}
     for name, value in defaults.items():
         assert name.startswith(f"{role}_")
         if isinstance(value, str) and "{{" in value:

@@ -36,6 +36,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._wish import Goa
 
 ANALYSIS = {name: spec.get("default") for name, spec in ANALYSIS_SPEC.items()}
 PARAMS: dict[str, Any] = {
+    "on_orphan": None,
     "canary_version": "v2",
     "stable_version": "",
     "steps": [{"weight": 10, "min_seconds": 60, "mirror": 5}, {"weight": 100, "min_seconds": 0, "mirror": 0}],
@@ -111,6 +112,7 @@ def test_options_become_a_wish() -> None:
     assert found.audience == Audience((Match({"x-tester": {"exact": "yes"}}, {}),), "release", "Path=/")
     assert (found.canary, found.stable, found.until_step, found.max_wait) == ("v2", "", 1, 61.0)
     assert (found.preflight, want({**PARAMS, "preflight": "warn"}).preflight) == ("enforce", "warn")
+    assert (found.orphan, want({**PARAMS, "on_orphan": "resume"}).orphan) == (False, True)
     assert found.tolerance == Tolerance(ratio=2.0)
     assert not found.goal
     wished = want({**PARAMS, "goal": {"failures": None, "minutes": 30.0, "times": 10}})
