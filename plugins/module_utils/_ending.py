@@ -48,7 +48,7 @@ class Ending:
         before = self.writes.observe()
         stable = before.version(record.stable.name)
         if not stable.ready:
-            return self.hold(record, f"{reason}; but {stable.version.name} has no ready pod to go back to")
+            return self.hold(record, f"{reason}; but {stable.version.name} has no ready pod to go back to{stable.why}")
         ended = record.ended(ABORTED, decided, reason)
         drifted = self.writes.write(ended, expect=record, force=True)
         for text in filter(None, (drifted, strayed(before, record, self.arrived == record.step))):

@@ -19,6 +19,15 @@ from ansible_collections.progressive.istio.plugins.module_utils._routes import O
 
 CONTAINER = "istio-proxy"
 CANONICAL_REVISION = "service.istio.io/canonical-revision"
+CANNOT_START = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+}
+MOST_WORDS = 160  # characters of a message that is not ours
 NAMED = 3  # of many pods or namespaces, so many are named in a message
 
 
@@ -188,8 +197,28 @@ def workloads(service: Service, pods: Sequence[Object]) -> dict[str, Workload]:
         meshed = not mine or any(proxy_kind(pod) for pod in mine)
         version = Version(name, hashes[-1] if hashes else "")
         crashes = tuple(crash for pod in mine for crash in _crashes(pod))
-        found[name] = Workload(version, len(mine), ready, len(set(hashes)) > 1, meshed, crashes)
+        obstacles = tuple(filter(None, map(_obstacle, mine)))
+        found[name] = Workload(version, len(mine), ready, len(set(hashes)) > 1, meshed, crashes, obstacles)
     return found
+
+
+def _obstacle(pod: Object) -> str:
+    """What the cluster cannot do for a pod: find a node for it, pull an image, make a container. Empty if nothing."""
+    name, status = pod["metadata"]["name"], pod["status"]
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return f"{name} Unschedulable, {_first_line(condition.get('message'))}"
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for container in status.get(kind) or []:
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            if waiting.get("reason") in CANNOT_START:
+                return f"{name} {waiting['reason']} {container.get('image', '')}"
+    return ""
+
+
+def _first_line(text: str | None) -> str:
+    line = (text or "no reason given").partition("\n")[0].partition(". ")[0].rstrip(".")
+    return line if len(line) <= MOST_WORDS else f"{line[:MOST_WORDS]}..."
 
 
 def _crashes(pod: Object) -> Iterator[Crash]:

@@ -91,6 +91,12 @@ class Workload:
     mixed: bool = False
     meshed: bool = True
     crashes: tuple[Crash, ...] = ()
+    obstacles: tuple[str, ...] = ()  # what keeps pods of it from running, one each, in words
+
+    @property
+    def why(self) -> str:
+        """What to say after "no ready pod", or nothing where nobody knows."""
+        return f": {'; '.join(self.obstacles[:3])}" if self.obstacles else ""
 
     def crashed_since(self, time: float) -> tuple[str, ...]:
         """Those of its crashes that were not before, in words."""
@@ -470,8 +476,10 @@ def _fit(workload: Workload) -> None:
     name = workload.version.name
     if not workload.ready:
         raise ReleaseError(
-            f"{name} has no ready pod (pods of its subset: {workload.pods}); weight would be answered with 503. "
-            "Deploy it and wait until it is ready"
+            f"{name} has no ready pod (pods of its subset: {workload.pods}){workload.why}; weight would be answered "
+            "with 503. Deploy it and wait until it is ready"
         )
     if workload.mixed:
-        raise ReleaseError(f"{name} is in the middle of a rollout (pods of two templates); wait until it is complete")
+        raise ReleaseError(
+            f"{name} is in the middle of a rollout (pods of two templates){workload.why}; wait until it is complete"
+        )

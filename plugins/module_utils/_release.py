@@ -293,7 +293,7 @@ class Release:
         """A pass waits while there is nowhere to send more: by Kubernetes, and by the proxies of the clients."""
         name, why = record.canary.name, ""
         if verdict.kind == "pass" and not state.version(name).ready:
-            why = f"{name} has no ready pod"
+            why = f"{name} has no ready pod{state.version(name).why}"
         elif verdict.kind == "pass" and (missing := self.world.without_endpoint(name)):
             why = no_endpoint(name, missing)
         if not why:

@@ -88,13 +88,14 @@ class Health:
     stable_ready: int
     canary_crashing: tuple[str, ...] = ()
     stable_crashing: tuple[str, ...] = ()
+    why: str = ""  # what keeps the canary's pods from running, after a colon
 
     def failure(self, weight: int) -> str:
         """What condemns the canary without statistics; empty if nothing does, or if stable has the same."""
         if self.canary_crashing and not self.stable_crashing:
             return f"the canary's pods crash, and stable's do not: {'; '.join(self.canary_crashing[:3])}"
         if weight > 0 and self.canary_ready == 0 and self.stable_ready > 0:
-            return f"the canary has {weight} % of the traffic and no ready pod"
+            return f"the canary has {weight} % of the traffic and no ready pod{self.why}"
         return ""
 
 

@@ -152,6 +152,7 @@ class Watch:
                 stable.ready,
                 canary.crashed_since(record.started),
                 stable.crashed_since(record.started),
+                canary.why,
             ),
         )
         if self.want.capacity and record.present.judged:

@@ -41,6 +41,7 @@ LONG = (
     "delegates",
     "gitops",
     "incidents",
+    "nobody",
     "orphaned",
     "own-checks",
     "prometheus",

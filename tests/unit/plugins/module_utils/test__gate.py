@@ -149,6 +149,11 @@ def test_evidence_for_a_failure_is_summed_over_the_steps() -> None:
     ("health", "weight", "reason"),
     [
         (Health(0, 2), 10, "the canary has 10 % of the traffic and no ready pod"),
+        (
+            Health(0, 2, why=": p ErrImagePull i"),
+            10,
+            "the canary has 10 % of the traffic and no ready pod: p ErrImagePull i",
+        ),
         (Health(1, 2, ("p OOMKilled",)), 10, "the canary's pods crash, and stable's do not: p OOMKilled"),
         (Health(0, 2, ("p OOMKilled",)), 0, "the canary's pods crash, and stable's do not: p OOMKilled"),
         (Health(0, 2), 0, ""),

@@ -92,6 +92,42 @@ def test_a_pod_that_crashes_is_told_from_one_that_the_cluster_has_ended(found: d
     assert all(crash.at == 1_795_446_000 for crash in crashes)
 
 
+def stuck(condition: dict[str, str] | None = None, waiting: str = "", init: bool = False) -> dict[str, Any]:
+    found = pod(ready=False)
+    status = found["status"]
+    if condition:
+        status["conditions"] = [{"type": "PodScheduled", "status": "False", **condition}]
+    if waiting:
+        kind = "initContainerStatuses" if init else "containerStatuses"
+        status[kind] = [{"name": "app", "image": "shop/app:2", "state": {"waiting": {"reason": waiting}}}]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (stuck(), ""),
+        (stuck(waiting="ContainerCreating"), ""),
+        (stuck(waiting="CrashLoopBackOff"), ""),  # that is the version's own
+        (stuck(waiting="ImagePullBackOff"), "ImagePullBackOff shop/app:2"),
+        (stuck(waiting="ErrImagePull", init=True), "ErrImagePull shop/app:2"),
+        (
+            stuck(
+                {"reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient cpu. preemption: 0/3"}
+            ),
+            "Unschedulable, 0/3 nodes are available: 3 Insufficient cpu",
+        ),
+        (stuck({"reason": "Unschedulable"}), "Unschedulable, no reason given"),
+        (stuck({"reason": "Unschedulable", "message": "x" * 500}), f"Unschedulable, {'x' * 160}..."),
+        (stuck({"reason": "SchedulingGated"}), ""),
+    ],
+)
+def test_what_keeps_a_pod_from_running_is_said(found: dict[str, Any], text: str) -> None:
+    version = next(one for one in workloads(SERVICE, [found]).values() if one.pods)
+    assert version.obstacles == ((f"{found['metadata']['name']} {text}",) if text else ())
+    assert version.why == (f": {found['metadata']['name']} {text}" if text else "")
+
+
 def test_the_pods_of_the_versions_and_their_ports() -> None:
     obj = {
         "metadata": {"name": "app-1", "namespace": "namespace-1"},

@@ -86,9 +86,9 @@ def test_good_wishes() -> None:
         ({"steps": (Step(50), Step(20))}, "steps[2].weight is 20 after 50; weights must rise from step to step"),
         ({"steps": (Step(100, -1),)}, "steps[1].min_seconds is -1; it cannot be negative"),
         (
-            {"steps": (Step(10, 5), Step(100, 900))},
+            {"steps": (Step(10, 5), Step(100, 1200))},
             (
-                "steps[2].min_seconds is 900 and analysis.max_wait 900: the step would end without a verdict before it "
+                "steps[2].min_seconds is 1200 and analysis.max_wait 1200: the step would end without a verdict before it "
                 "can pass; make max_wait the longer one"
             ),
         ),
