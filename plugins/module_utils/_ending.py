@@ -11,9 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import damage, totals
-from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, Want, strayed
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, Want, drift, strayed
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Programmed, World
-from ansible_collections.progressive.istio.plugins.module_utils._record import ABORTED, HELD, PROMOTED, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import (
+    ABORTED,
+    HELD,
+    PROMOTED,
+    ROLLED_BACK,
+    Record,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._watch import Watch
 from ansible_collections.progressive.istio.plugins.module_utils._writes import Writes
 
@@ -67,6 +73,29 @@ class Ending:
         self.watch.tidy()
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self.outcome(ABORTED, text, failed=not asked_for, record=ended)
+
+    def roll_back(self, record: Record, reason: str, due: bool) -> Outcome:
+        """All traffic of a release that is over to its stable version, from whatever both of them have.
+
+        Not ``due``: it stands in the route object already.
+        """
+        decided, stable = self.world.now(), record.stable.name
+        ended = record.ended(ROLLED_BACK, decided, reason) if due else record
+        reason = ended.reason
+        if due:
+            if drifted := drift(self.writes.observe(), record):
+                self.say(f"overruled a {drifted}")
+            self.writes.write(ended, expect=record)
+        self.writes.follow(ended, self.writes.observe())
+        answer = self._programmed()
+        took = f"{answer.programmed} of {answer.asked} proxies after {self.world.now() - decided:.2f} s"
+        text = f"{stable} has all traffic again, in {took}: {reason}"
+        self.say(f"ROLLED BACK  {text}")
+        if answer.lagging:
+            late = f"still with the old weight: {'; '.join(answer.lagging[:5])}"
+            self.say(f"ROLLED BACK  {late}")
+            text += f"; {late}"
+        return self.outcome(ROLLED_BACK, text, failed=bool(answer.lagging), record=ended)
 
     def hold(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
         held = record.ended(HELD, self.world.now(), reason)

@@ -70,7 +70,11 @@ DEFAULT_STEPS = [{"weight": weight, "min_seconds": 60} for weight in (10, 25, 50
 
 # Of istio_canary alone.
 CANARY_SPEC: Mapping[str, Any] = {
-    "state": {"type": "str", "choices": ["promoted", "aborted", "paused", "retired"], "default": "promoted"},
+    "state": {
+        "type": "str",
+        "choices": ["promoted", "aborted", "paused", "rolled_back", "retired"],
+        "default": "promoted",
+    },
     "reason": {"type": "str", "default": ""},
     "stable_version": {"type": "str", "default": ""},
     "steps": {

@@ -15,7 +15,7 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _routes, _shown
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, State
-from ansible_collections.progressive.istio.plugins.module_utils._record import ABORTED, ANNOTATION, PROMOTED, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, PROMOTED, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def follow_patch(token: Token, record: Record) -> list[_routes.Operation]:
     stable, canary, weights = record.stable.name, record.canary.name, record.weights()
     if canary in token.route.weights():
         patch = _routes.weight_patch(token.obj, token.route, weights)
-    elif record.phase == ABORTED:
+    elif record.taken_back:
         patch = _routes.weight_patch(token.obj, token.route, {stable: weights[stable]})
     else:
         patch = _routes.weight_patch(token.obj, token.route, weights, clone=(stable, canary))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ansible_collections.progressive.istio.plugins.module_utils._admit import admit
 from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Job, about
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, covered, judge_again
 from ansible_collections.progressive.istio.plugins.module_utils._find import NoRouteObject
@@ -33,10 +34,10 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Refuse,
     ReleaseError,
     Resume,
+    RollBack,
     State,
     Want,
     Workload,
-    admit,
     require_clients,
     resolve,
 )
@@ -56,6 +57,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     HELD,
     PROGRESSING,
     PROMOTED,
+    ROLLED_BACK,
     Record,
     Step,
 )
@@ -78,6 +80,8 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         return {"phase": decision.phase, "failed": True, "changed": False, "msg": decision.text, "plan": []}
     if isinstance(decision, Done):
         return {"phase": decision.phase, "changed": False, "msg": decision.text, "plan": []}
+    if isinstance(decision, RollBack):
+        return _rolled_back(world, state, want, decision)
     now, look = world.now(), world.look()
     require_clients(state, look)
     findings: Sequence[Finding] = ()
@@ -92,6 +96,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
             "(new)", state.uid, decision.stable, decision.canary, steps, first, PROGRESSING, now, now, world.identity()
         )
         record = replace(record, audience=want.audience, observe=want.observe)
+        record = replace(record, previous=state.record.history() if state.record else ())
         world.rehearse(state, record)
         world.checks.rehearse(want.checks, _subject(record))
         writes = [record, *_rest(record, now)]
@@ -130,10 +135,28 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
     return result
 
 
+def _rolled_back(world: LiveWorld, state: State, want: Want, decision: RollBack) -> dict[str, Any]:
+    if not decision.due:
+        text = f"{decision.record.stable.name} has all traffic already"
+        return {"phase": ROLLED_BACK, "changed": False, "msg": text, "plan": []}
+    record = decision.record.ended(ROLLED_BACK, world.now(), want.reason or "asked for")
+    text = f"would give all traffic back to {record.stable.name}" + f"; WARNING: {decision.warning}" * bool(
+        decision.warning
+    )
+    return {
+        "phase": "planned",
+        "changed": True,
+        "msg": text,
+        "release_id": record.id,
+        "diff": _diff(state, record),
+        "plan": [_line(state, record, {})],
+    }
+
+
 def _resumed(want: Want, decision: Resume, now: float) -> tuple[list[Record], str]:
     """What would be written of a release that is under way, and in words what would become of it."""
     record, why = decision.record, decision.changed or want.reason or "asked for"
-    if want.state == "aborted" or decision.changed:
+    if want.state in ("aborted", "rolled_back") or decision.changed:
         return [record.ended(ABORTED, now, why)], f"it would be aborted: {why}"
     if want.state == "paused":
         held = record.phase == HELD
@@ -422,4 +445,12 @@ def _record(record: Record | None) -> dict[str, Any] | None:
         "audience": asdict(record.audience),
         "observe": record.observe,
         "retired": record.retired,
+        "previous": [
+            {
+                **asdict(past),
+                "stable": {"version": past.stable.name, "hash": past.stable.hash},
+                "canary": {"version": past.canary.name, "hash": past.canary.hash},
+            }
+            for past in record.previous
+        ],
     }

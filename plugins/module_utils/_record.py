@@ -17,10 +17,12 @@ from ansible_collections.progressive.istio.plugins.module_utils._audience import
 
 ANNOTATION = "progressive.istio/release"
 OURS = {"app.kubernetes.io/managed-by": "progressive.istio"}  # a label of objects that are this collection's own
-FORMAT = 2  # 1 knows no observe
+FORMAT = 3  # 1 knows no observe, 2 no previous
 
 PROGRESSING, HELD, ABORTED, PROMOTED = "progressing", "held", "aborted", "promoted"
-PHASES = (PROGRESSING, HELD, ABORTED, PROMOTED)
+ROLLED_BACK = "rolled_back"  # after it had been promoted
+PHASES = (PROGRESSING, HELD, ABORTED, PROMOTED, ROLLED_BACK)
+MOST_PREVIOUS = 5
 
 
 class RecordError(ValueError):
@@ -64,6 +66,24 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Previous:
+    """What a release that is over leaves in the record of the next one: how it ended, when (seconds), by whom, why."""
+
+    id: str
+    stable: Version
+    canary: Version
+    phase: str
+    at: float
+    by: str
+    reason: str
+
+    @property
+    def rejects(self) -> bool:
+        """Whether its canary was sent back."""
+        return self.phase in (ABORTED, ROLLED_BACK)
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A release. Times are seconds since the epoch by the API server's clock; ``step`` counts from 0."""
 
@@ -82,6 +102,33 @@ class Record:
     audience: Audience = field(default_factory=Audience)
     observe: bool = False  # verdicts are said, and not followed
     retired: str = ""  # the version that was taken out of the route after the release was over
+    previous: tuple[Previous, ...] = ()  # the release before; after it, older ones whose canary is still rejected
+
+    @property
+    def running(self) -> bool:
+        """Whether it is under way."""
+        return self.phase in (PROGRESSING, HELD)
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether the stable version has all traffic again."""
+        return self.phase in (ABORTED, ROLLED_BACK)
+
+    def summary(self) -> Previous:
+        """What is kept of it when it is over."""
+        return Previous(self.id, self.stable, self.canary, self.phase, self.since, self.by, self.reason)
+
+    def ruling(self, canary: Version) -> Previous | None:
+        """How the newest release of this very version ended, if that is known."""
+        return next((past for past in (self.summary(), *self.previous) if past.canary == canary), None)
+
+    def history(self) -> tuple[Previous, ...]:
+        """For the next release's ``previous``. Of each version's name the newest ending alone says what it is worth."""
+        kept = [self.summary()]
+        for past in self.previous:
+            if past.rejects and past.canary.name not in {newer.canary.name for newer in kept}:
+                kept.append(past)
+        return tuple(kept[:MOST_PREVIOUS])
 
     @property
     def present(self) -> Step:
@@ -96,7 +143,7 @@ class Record:
     @property
     def weight(self) -> int:
         """The canary weight that this record intends, in percent."""
-        return 0 if self.phase == ABORTED else self.present.weight
+        return 0 if self.taken_back else self.present.weight
 
     def weights(self) -> dict[str, int]:
         """Both weights that this record intends, by subset."""
@@ -105,7 +152,7 @@ class Record:
     @property
     def shown(self) -> Shown:
         """What the route objects are to have for this audience now; all of it is gone at the end."""
-        over, wish = self.phase in (ABORTED, PROMOTED), self.audience
+        over, wish = not self.running, self.audience
         mirror = self.present.mirror if any(step.mirror for step in self.steps) else None
         return Shown(
             () if over else wish.cohort,
@@ -120,7 +167,7 @@ class Record:
         return replace(self, step=step, since=now, phase=PROGRESSING, reason="")
 
     def ended(self, phase: str, now: float, reason: str) -> Record:
-        """The record of the same release that is held, aborted or promoted, and why."""
+        """The record of the same release that is held or over, and why."""
         return replace(self, phase=phase, since=now, reason=reason)
 
     def dumps(self) -> str:
@@ -145,11 +192,20 @@ def loads(text: str) -> Record:
         data["steps"] = tuple(Step(**step) for step in data["steps"])
         data["others"] = tuple(data.get("others", ()))
         data["audience"] = restored(data["audience"]) if "audience" in data else Audience()
+        data["previous"] = tuple(_previous(past) for past in data.get("previous", ()))
         record = Record(**data)
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(_broken(str(error))) from None
     _check(record)
     return record
+
+
+def _previous(data: dict[str, Any]) -> Previous:
+    past = Previous(**{**data, "stable": Version(**data["stable"]), "canary": Version(**data["canary"])})
+    texts = (past.id, past.phase, past.by, past.reason, *asdict(past.stable).values(), *asdict(past.canary).values())
+    if not all(isinstance(text, str) for text in texts) or type(past.at) not in (int, float):
+        raise TypeError("previous holds texts, and a number as 'at'")
+    return past
 
 
 def _check(record: Record) -> None:

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ansible_collections.progressive.istio.plugins.module_utils._admit import admit
 from ansible_collections.progressive.istio.plugins.module_utils._checks import about
 from ansible_collections.progressive.istio.plugins.module_utils._ending import CONFIRM_SECONDS, Ending
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
@@ -26,10 +27,10 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Refuse,
     ReleaseError,
     Resume,
+    RollBack,
     Start,
     State,
     Want,
-    admit,
     behind,
     drift,
     held_for_drift,
@@ -52,10 +53,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
     World,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
-    ABORTED,
     HELD,
     PROGRESSING,
-    PROMOTED,
     Record,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import evidence, line
@@ -105,6 +104,12 @@ class Release:
             )
         if isinstance(decision, Done):
             return self.ending.outcome(decision.phase, decision.text, weight=state.weight_of(self.want.canary))
+        if isinstance(decision, RollBack):
+            if decision.warning:
+                self.say(f"WARNING  {decision.warning}")
+            if decision.due:
+                self._await_endpoints(decision.record.stable.name)
+            return self.ending.roll_back(decision.record, self._by_whom(), decision.due)
         # Before anything is written, and before the lease.
         work = decision if isinstance(decision, Resume) else self._prepare(decision, state)
         # Taking it back, or holding it, must not wait for whoever runs it: that run sees the record change, and stops.
@@ -141,13 +146,16 @@ class Release:
 
     def _stop(self, record: Record) -> Outcome:
         """Somebody wants it taken back, or held."""
-        by = f"asked for by {self.world.identity()}"
-        reason = f"{self.want.reason} ({by})" if self.want.reason else by
-        if self.want.state == "aborted":
+        reason = self._by_whom()
+        if self.want.state in ("aborted", "rolled_back"):
             return self.ending.abort(record, reason, asked_for=True)
         if record.phase == HELD:
             return self.ending.outcome(HELD, record.reason, record=record)
         return self.ending.hold(record, reason, asked_for=True)
+
+    def _by_whom(self) -> str:
+        by = f"asked for by {self.world.identity()}"
+        return f"{self.want.reason} ({by})" if self.want.reason else by
 
     def _prepare(self, decision: Start | Adopt, state: State) -> Record:
         """The record of a release that may begin. Raises ReleaseError for what keeps it from that."""
@@ -176,6 +184,7 @@ class Release:
             others=tuple(other.key for other in state.others),
             audience=want.audience,
             observe=want.observe,
+            previous=state.record.history() if state.record else (),
         )
 
     def _start(self, record: Record, state: State) -> Record:
@@ -377,10 +386,10 @@ class Release:
     def _repair(self, state: State) -> State:
         """A run that was killed while it ended a release has left other route objects with something of that."""
         record = state.record
-        if not record or record.phase not in (ABORTED, PROMOTED) or strayed(state, record, arrived=False):
+        if not record or record.running or strayed(state, record, arrived=False):
             return state
         for other in behind(state, record):
-            what = f"goes back to {record.stable.name}" if record.phase == ABORTED else f"is put right ({other.astray})"
+            what = f"goes back to {record.stable.name}" if record.taken_back else f"is put right ({other.astray})"
             self.say(f"{other.where} {what}, too: it was left over by a run that ended")
         return self.writes.follow(record, state)
 

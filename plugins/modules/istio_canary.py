@@ -38,6 +38,10 @@ options:
     description:
       - V(promoted) releases O(canary_version), and goes on with a release that is under way or held.
       - V(aborted) takes a running release back. Without one it does nothing.
+      - V(rolled_back) does the same with a running release. After V(promoted) it gives all traffic back to the version
+        that had it before, at once and in one patch, and waits until the proxies run that. The version rolled back from
+        is refused until it has changed, or with O(retry). It is refused where the old version is retired, has changed
+        since, or has fewer ready pods than the version with the traffic (unless O(preflight=warn)).
       - V(paused) holds a running release at its present weight, until it is promoted or aborted. The next run with
         V(promoted) goes on where the evidence allows it. Nobody looks at the canary in between.
       - V(retired) takes a version without traffic out. First its destination out of all route objects, until no proxy
@@ -45,10 +49,10 @@ options:
         the DestinationRules of the namespace. After that its workload may be scaled down or deleted. It is the version
         that a promoted release has left behind, or O(stable_version).
     type: str
-    choices: [promoted, aborted, paused, retired]
+    choices: [promoted, aborted, paused, rolled_back, retired]
     default: promoted
   reason:
-    description: Why, with V(aborted) and V(paused) of O(state). It is in the record and in the result.
+    description: Why, with V(aborted), V(paused) and V(rolled_back) of O(state). It is in the record and in the result.
     type: str
     default: ''
   canary_version:
@@ -257,6 +261,13 @@ EXAMPLES = r"""
     name: app-1
     state: aborted
 
+- name: Back to the version before, although the release is over
+  progressive.istio.istio_canary:
+    namespace: namespace-1
+    name: app-1
+    state: rolled_back
+    reason: wrong prices
+
 - name: Take the version that a promoted release has left behind out of routes and rules
   progressive.istio.istio_canary:
     namespace: namespace-1
@@ -267,7 +278,7 @@ EXAMPLES = r"""
 RETURN = r"""
 phase:
   description:
-    - V(progressing), V(held), V(aborted), V(promoted), or V(refused).
+    - V(progressing), V(held), V(aborted), V(promoted), V(rolled_back), or V(refused).
     - With O(state=retired) V(retired), or V(retiring) where it is not over and has failed for now.
     - V(planned) in check mode, V(none) without a release.
   returned: always

@@ -487,7 +487,7 @@ def fault_at_every_write(make: Callable[[], Mesh], want: Want, fault: str) -> It
 
 def check_end(mesh: Mesh, outcome: Outcome) -> None:
     """What is true after every release that ended."""
-    phase = {"promoted": 100, "aborted": 0}[outcome.phase]
+    phase = {"promoted": 100, "aborted": 0, "rolled_back": 0}[outcome.phase]
     assert mesh.weights == {"v1": 100 - phase, "v2": phase, "old": 0}
     record = mesh.record()
     assert record is not None

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._admit import admit
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
@@ -21,7 +22,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     State,
     Want,
     Workload,
-    admit,
     check_want,
     require_clients,
     taken_over,
