@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     STOPPING,
     Adopt,
+    Approve,
     Decision,
     Done,
     Refuse,
@@ -28,7 +29,15 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     share_of,
     step_for,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._record import ABORTED, PROMOTED, ROLLED_BACK, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import (
+    ABORTED,
+    APPROVE,
+    PROGRESSING,
+    PROMOTED,
+    ROLLED_BACK,
+    WAITING,
+    Record,
+)
 
 
 def admit(want: Want, state: State) -> Decision:
@@ -38,6 +47,14 @@ def admit(want: Want, state: State) -> Decision:
         return _running(want, state, record)
     if want.state == "rolled_back":
         return _roll_back(want, state)
+    if want.state == "approved":
+        return Refuse("refused", f"no release is under way on {state.where}; nothing waits for approval")
+    if want.state == "promoted" and not want.canary:
+        if record and record.phase == PROMOTED and state.weight_of(record.canary.name) == 100:
+            return Done(PROMOTED, f"{record.canary.name} has all traffic already")
+        raise ReleaseError(
+            "canary_version is empty; say which version (subset) is to be released: none is under way that could go on"
+        )
     if want.state in STOPPING:
         what = "abort" if want.state == "aborted" else "pause"
         return Done(record.phase if record else "none", f"no release is running; nothing to {what}")
@@ -96,7 +113,26 @@ def _running(want: Want, state: State, record: Record) -> Decision:
             f"release {record.id} of {record.canary.name} is {record.phase} at {record.weight} % on {state.where}; "
             f"promote or abort it before {want.canary} can be released",
         )
+    if want.state == "approved":
+        return _approve(state, record)
     return Resume(record, newer_canary(record, state) if want.state == "promoted" else "")
+
+
+def _approve(state: State, record: Record) -> Decision:
+    given = next((a for a in record.approvals if a.step in (record.step + 1, record.step + 2)), None)
+    if record.phase == WAITING and record.pause:
+        return Approve(record)
+    if given and record.phase == PROGRESSING:
+        return Done(PROGRESSING, f"step {given.step} is approved already, by {given.by}")
+    return Refuse("refused", f"release {record.id} on {state.where} is {record.phase}; it does not wait for approval")
+
+
+def approve_by_hand(state: State, record: Record) -> str:
+    """The kubectl command with which a person approves the next step."""
+    kind, _space, key = state.where.partition(" ")
+    namespace, _slash, name = key.partition("/")
+    text = f"{APPROVE}={record.id}/{record.pause}"
+    return f"kubectl -n {namespace} annotate --overwrite {kind.lower()} {name} {text}"
 
 
 def _roll_back(want: Want, state: State) -> Decision:
@@ -137,7 +173,7 @@ def _roll_back(want: Want, state: State) -> Decision:
         )
     if stable.ready >= canary.ready or back:
         return RollBack(record)
-    few = f"{name} has {stable.ready} ready and {record.canary.name}, which has the traffic, {canary.ready} pods"
+    few = f"ready pods: {name} has {stable.ready}, and {record.canary.name}, which has the traffic, {canary.ready}"
     if want.preflight == "warn":
         return RollBack(record, few)
     return Refuse("refused", f"{few}; scale {name} to {canary.ready} first, or set preflight to warn")

@@ -63,6 +63,7 @@ class Want:
     checks: tuple[Check, ...] = ()
     audience: Audience = field(default_factory=Audience)
     drain_timeout: float = 60.0  # of retired
+    approval_timeout: float = 0.0  # that a run stays at a release which waits for approval
     goal: Goal = field(default_factory=Goal)  # of a plan
 
 
@@ -123,6 +124,7 @@ class State:
     token: object = None  # the World's own: what a write is based on
     aliases: Mapping[str, str] = field(default_factory=dict)  # what else the versions may be called by the user
     others: tuple[Other, ...] = ()
+    approval: str = ""  # text of the annotation APPROVE
     astray: str = ""  # what somebody else has changed of the record's cohort, cookie and mirror
 
     def weight_of(self, version: str) -> int:
@@ -201,7 +203,14 @@ class RollBack:
     due: bool = True
 
 
-Decision: TypeAlias = "Start | Adopt | Resume | RollBack | Done | Refuse"
+@dataclass(frozen=True, slots=True)
+class Approve:
+    """Let a release that waits go on to its next step."""
+
+    record: Record
+
+
+Decision: TypeAlias = "Start | Adopt | Resume | RollBack | Approve | Done | Refuse"
 
 
 def resolve(want: Want, state: State) -> Want:
@@ -213,13 +222,11 @@ def resolve(want: Want, state: State) -> Want:
 def check_want(want: Want) -> None:
     """Raise ReleaseError for options that make no sense, naming the option."""
     if want.state == "promoted":
-        if not want.canary:
-            raise ReleaseError("canary_version is empty; say which version (subset) is to be released")
-        if want.canary == want.stable:
+        if want.canary and want.canary == want.stable:
             raise ReleaseError(f"canary_version and stable_version are both '{want.canary}'")
         _check_steps(want.steps, bool(want.audience.cohort))
-    if want.reason and want.state not in STOPPING:
-        raise ReleaseError(f"reason is for state aborted, paused and rolled_back, not for {want.state}")
+    if want.reason and want.state not in (*STOPPING, "approved"):
+        raise ReleaseError(f"reason is for state aborted, approved, paused and rolled_back, not for {want.state}")
     if want.until_step is not None and want.until_step < 1:
         raise ReleaseError(f"until_step is {want.until_step}; steps count from 1")
     if want.on_inconclusive not in INCONCLUSIVE:
@@ -234,6 +241,7 @@ def check_want(want: Want) -> None:
         ("analysis.max_hold", want.max_hold, 1),
         ("verify_timeout", want.verify_timeout, 1),
         ("drain_timeout", want.drain_timeout, 6),
+        ("approval_timeout", want.approval_timeout, 0),
     ):
         if not value >= least:
             unit = "ms" if name == "analysis.latency_edge" else "s"
@@ -257,6 +265,8 @@ def check_want(want: Want) -> None:
 def _check_steps(steps: tuple[Step, ...], cohort: bool) -> None:
     if not steps:
         raise ReleaseError("steps is empty; give at least one, for example [{weight: 10}, {weight: 100}]")
+    if steps[0].pause:
+        raise ReleaseError("steps[1].pause: a release begins with its first step; who starts it approves that")
     before = (-1, -1)
     for number, step in enumerate(steps, 1):
         _check_step(f"steps[{number}]", step, cohort)
@@ -312,7 +322,7 @@ def strayed(state: State, record: Record, arrived: bool) -> str:
 
 def plan_of(record: Record) -> str:
     """For the first line of a release: ``steps 10, 50, 100 %``, and who else sees the canary."""
-    titles = [step.title.removesuffix(" %") for step in record.steps]
+    titles = ["approval, " * step.pause + step.title.removesuffix(" %") for step in record.steps]
     more = [f"a cohort of {len(record.audience.cohort)} rules"] if record.audience.cohort else []
     more += [f"sticky by cookie {record.audience.cookie}"] if record.audience.cookie else []
     more += ["OBSERVE: goes on by time alone, whatever the verdict"] if record.observe else []

@@ -30,6 +30,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._patches import 
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     STOPPING,
     Adopt,
+    Approve,
     Done,
     Refuse,
     ReleaseError,
@@ -58,6 +59,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     PROGRESSING,
     PROMOTED,
     ROLLED_BACK,
+    WAITING,
     Record,
     Step,
 )
@@ -80,6 +82,9 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         return {"phase": decision.phase, "failed": True, "changed": False, "msg": decision.text, "plan": []}
     if isinstance(decision, Done):
         return {"phase": decision.phase, "changed": False, "msg": decision.text, "plan": []}
+    if isinstance(decision, Approve):
+        text = f"would approve step {decision.record.pause} of release {decision.record.id}"
+        return {"phase": "planned", "changed": True, "msg": text, "plan": []}
     if isinstance(decision, RollBack):
         return _rolled_back(world, state, want, decision)
     now, look = world.now(), world.look()
@@ -161,7 +166,7 @@ def _resumed(want: Want, decision: Resume, now: float) -> tuple[list[Record], st
     if want.state == "paused":
         held = record.phase == HELD
         return [] if held else [record.ended(HELD, now, why)], "it stays so" if held else f"it would be held: {why}"
-    return _rest(record, now), "it would go on"
+    return _rest(record, now), record.reason if record.phase == WAITING else "it would go on"
 
 
 def _subject(record: Record) -> About:
@@ -287,6 +292,8 @@ def _line(state: State, record: Record, told: Mapping[int, StepForecast]) -> dic
         line["others"] = {other.where: visible(follow_patch(token_of(other), record)) for other in state.others}
     if record.phase == PROGRESSING:
         line |= _told(told[record.step])
+        if record.present.pause:
+            line["text"] = f"waits for approval, then {line['text']}"
     else:
         line["text"] = f"then {record.phase}"
     return line
@@ -445,6 +452,7 @@ def _record(record: Record | None) -> dict[str, Any] | None:
         "audience": asdict(record.audience),
         "observe": record.observe,
         "retired": record.retired,
+        "approvals": [asdict(approval) for approval in record.approvals],
         "previous": [
             {
                 **asdict(past),

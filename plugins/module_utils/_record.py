@@ -16,12 +16,14 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience, Shown, restored
 
 ANNOTATION = "progressive.istio/release"
+APPROVE = "progressive.istio/approve"  # a person's, with kubectl: release/step
 OURS = {"app.kubernetes.io/managed-by": "progressive.istio"}  # a label of objects that are this collection's own
-FORMAT = 3  # 1 knows no observe, 2 no previous
+FORMAT = 3  # 1 knows no observe, 2 no previous and no pause
 
 PROGRESSING, HELD, ABORTED, PROMOTED = "progressing", "held", "aborted", "promoted"
 ROLLED_BACK = "rolled_back"  # after it had been promoted
-PHASES = (PROGRESSING, HELD, ABORTED, PROMOTED, ROLLED_BACK)
+WAITING = "waiting"  # for approval of its next step
+PHASES = (PROGRESSING, HELD, WAITING, ABORTED, PROMOTED, ROLLED_BACK)
 MOST_PREVIOUS = 5
 
 
@@ -40,12 +42,13 @@ class Version:
 @dataclass(frozen=True, slots=True)
 class Step:
     """One entry of the plan: canary weight in percent, the least time there in seconds, and how many percent of the
-    requests are sent to the canary as well, whose answers nobody gets.
+    requests are sent to the canary as well, whose answers nobody gets. ``pause``: somebody has to approve it before.
     """
 
     weight: int
     min_seconds: int = 0
     mirror: int = 0
+    pause: bool = False
 
     @property
     def judged(self) -> int:
@@ -63,6 +66,15 @@ class Step:
         weight = f"weight {self.weight} %" if self.weight or not self.mirror else ""
         mirror = f"mirror {self.mirror} %" if self.mirror else ""
         return ", ".join(filter(None, (weight, mirror)))
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Which step (from 1) was approved, by whom, and when (seconds)."""
+
+    step: int
+    by: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +115,33 @@ class Record:
     observe: bool = False  # verdicts are said, and not followed
     retired: str = ""  # the version that was taken out of the route after the release was over
     previous: tuple[Previous, ...] = ()  # the release before; after it, older ones whose canary is still rejected
+    approvals: tuple[Approval, ...] = ()
 
     @property
     def running(self) -> bool:
         """Whether it is under way."""
-        return self.phase in (PROGRESSING, HELD)
+        return self.phase in (PROGRESSING, HELD, WAITING)
+
+    def pauses(self) -> list[int]:
+        """The steps to come (from 1) that need an approval and have none."""
+        approved = {approval.step for approval in self.approvals}
+        steps = enumerate(self.steps, 1)
+        return [n for n, step in steps if step.pause and n > self.step + 1 and n not in approved]
+
+    @property
+    def pause(self) -> int:
+        """The next step (from 1) where it needs an approval and has none, else 0."""
+        return self.step + 2 if self.step + 2 in self.pauses() else 0
+
+    def expects(self, text: str) -> bool:
+        """Whether an annotation APPROVE is about a step to come of this very release."""
+        return self.running and text in [f"{self.id}/{number}" for number in self.pauses()]
+
+    def approved(self, by: str, now: float) -> Record:
+        """The same release with its next step approved; the least time of the present one has passed before."""
+        approvals = (*self.approvals, Approval(self.pause, by, now))
+        since = now - self.present.min_seconds
+        return replace(self, phase=PROGRESSING, since=since, reason="", approvals=approvals)
 
     @property
     def taken_back(self) -> bool:
@@ -192,6 +226,7 @@ def loads(text: str) -> Record:
         data["steps"] = tuple(Step(**step) for step in data["steps"])
         data["others"] = tuple(data.get("others", ()))
         data["audience"] = restored(data["audience"]) if "audience" in data else Audience()
+        data["approvals"] = tuple(Approval(**approval) for approval in data.get("approvals", ()))
         data["previous"] = tuple(_previous(past) for past in data.get("previous", ()))
         record = Record(**data)
     except (KeyError, TypeError, ValueError) as error:
@@ -214,6 +249,12 @@ def _check(record: Record) -> None:
     names = (*asdict(record.stable).values(), *asdict(record.canary).values())
     if not all(isinstance(text, str) for text in (*texts, *names)):
         raise RecordError(_broken("id, uid, by, reason, retired, others, stable and canary hold text"))
+    texts = tuple(approval.by for approval in record.approvals)
+    times = [number for approval in record.approvals for number in (approval.step, approval.at)]
+    if not all(isinstance(text, str) for text in texts) or not all(type(n) in (int, float) for n in times):
+        raise RecordError(_broken("approvals hold a step, a text and a time"))
+    if not all(isinstance(step.pause, bool) for step in record.steps):
+        raise RecordError(_broken("a step's pause is neither true nor false"))
     if not isinstance(record.observe, bool):
         raise RecordError(_broken(f"observe {record.observe!r} is neither true nor false"))
     numbers: list[tuple[str, Any]] = [("step", record.step), *(("weight", s.weight) for s in record.steps)]

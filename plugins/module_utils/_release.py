@@ -14,6 +14,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
 from ansible_collections.progressive.istio.plugins.module_utils._admit import admit
 from ansible_collections.progressive.istio.plugins.module_utils._checks import about
@@ -22,6 +23,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._gate import Ver
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     STOPPING,
     Adopt,
+    Approve,
     Done,
     Outcome,
     Refuse,
@@ -53,8 +55,10 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
     World,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
+    APPROVE,
     HELD,
     PROGRESSING,
+    WAITING,
     Record,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import evidence, line
@@ -75,6 +79,15 @@ def no_endpoint(version: str, missing: Sequence[str]) -> str:
 def _late(answer: Programmed) -> Sequence[str]:
     """Why a change does not count yet. Where no proxy has the route, it is not true for anybody."""
     return answer.lagging or (() if answer.asked else ("no proxy has this route",))
+
+
+def _approves(there: Record | None, record: Record) -> TypeGuard[Record]:
+    """Whether what is on record now is the same release, which somebody has let go on."""
+    if there is None or record.phase != WAITING or there.phase != PROGRESSING:
+        return False
+    return replace(there, phase=record.phase, since=record.since, reason=record.reason, approvals=record.approvals) == (
+        record
+    )
 
 
 class Release:
@@ -110,6 +123,10 @@ class Release:
             if decision.due:
                 self._await_endpoints(decision.record.stable.name)
             return self.ending.roll_back(decision.record, self._by_whom(), decision.due)
+        if isinstance(decision, Approve):
+            approved = self.ending.approve(decision.record, self._by_whom(""))
+            text = f"step {decision.record.pause} is approved; the release goes on with the next run, or the one at it"
+            return self.ending.outcome(PROGRESSING, text, record=approved)
         # Before anything is written, and before the lease.
         work = decision if isinstance(decision, Resume) else self._prepare(decision, state)
         # Taking it back, or holding it, must not wait for whoever runs it: that run sees the record change, and stops.
@@ -140,7 +157,10 @@ class Release:
             return self.ending.outcome(HELD, record.reason, failed=True, record=record)
         if record.phase == HELD:
             return self._look_again(record)
-        if not self.continued:
+        if record.phase == WAITING:
+            if not self.continued:
+                self.ending.tell_how(record)
+        elif not self.continued:
             self.say(f"goes on with release {record.id} at step {record.place}")
         return self._drive(record)
 
@@ -153,8 +173,8 @@ class Release:
             return self.ending.outcome(HELD, record.reason, record=record)
         return self.ending.hold(record, reason, asked_for=True)
 
-    def _by_whom(self) -> str:
-        by = f"asked for by {self.world.identity()}"
+    def _by_whom(self, how: str = "asked for by") -> str:
+        by = f"{how} {self.world.identity()}".strip()
         return f"{self.want.reason} ({by})" if self.want.reason else by
 
     def _prepare(self, decision: Start | Adopt, state: State) -> Record:
@@ -222,8 +242,7 @@ class Release:
         written = self.world.now()
         while True:
             state = self.writes.observe()
-            if state.record != record:
-                raise Stopped(taken_over(state, record))
+            record = self._current(record, state)
             drifted = drift(state, record) or strayed(state, record, self.ending.arrived == record.step)
             if not drifted and behind(state, record):
                 state, confirmed_at = self.writes.follow(record, state), None
@@ -236,32 +255,56 @@ class Release:
                 verdict = self._observed(record, verdict, now)
             if ended := self._ended(record, state, verdict):
                 return ended
+            turn: Record | Outcome | None
             if drifted:
-                settled = self._settle(record, state, drifted)
-                if isinstance(settled, Outcome):
-                    return settled
-                record, written, confirmed_at = settled, self.world.now(), None
-                continue
-            if confirmed_at is not None:
-                verdict = self._fit(verdict, state, record)
-            if verdict.kind == "pass" and confirmed_at is not None:
-                self._progress(record, verdict, force=True)
-                if over := self._over(record):
-                    return over
-                with contextlib.suppress(Drifted):  # the next look sees it, and holds
-                    record = self._next(record)
+                turn = self._settle(record, state, drifted)
+            else:
+                verdict = verdict if confirmed_at is None else self._fit(verdict, state, record)
+                turn = self._turn(record, verdict, confirmed_at is not None, now)
+            if isinstance(turn, Outcome):
+                return turn
+            if turn:
+                if drifted or turn.step != record.step:
                     written, confirmed_at = self.world.now(), None
+                record = turn
                 continue
-            if now - record.since > self.want.max_wait and now >= self.caught_up:
-                return self._inconclusive(record, verdict, confirmed_at is not None)
             self._progress(record, verdict)
             self.watch.save()
             self.writes.keep_lease()
             if now >= self.deadline:
                 self.watch.save(force=True)
-                return self.ending.outcome(PROGRESSING, "", finished=False, record=record)
+                return self.ending.outcome(record.phase, record.reason, finished=False, record=record)
             fast = confirmed_at is None and now - written < self.want.interval
             self.world.sleep(CONFIRM_SECONDS if fast else self.want.interval)
+
+    def _current(self, record: Record, state: State) -> Record:
+        """The record to go on with: another one than before only where somebody has approved the next step."""
+        if state.record != record:
+            if not _approves(state.record, record):
+                raise Stopped(taken_over(state, record))
+            self.say(f"APPROVED  step {record.pause}, by {state.record.approvals[-1].by}")
+            return state.record
+        if record.phase == WAITING and state.approval == f"{record.id}/{record.pause}":
+            return self.ending.approve(record, f"annotation {APPROVE}")
+        return record
+
+    def _turn(self, record: Record, verdict: Verdict, confirmed: bool, now: float) -> Record | Outcome | None:
+        """What a look leads to: the release goes on, or ends, or this run does; nothing while there is time."""
+        if record.phase == WAITING:
+            if now - record.since < self.want.approval_timeout:
+                return None
+            self.watch.save(force=True)
+            return self.ending.outcome(WAITING, record.reason, record=record)
+        if verdict.kind == "pass" and confirmed:
+            self._progress(record, verdict, force=True)
+            if over := self._over(record):
+                return over
+            with contextlib.suppress(Drifted):
+                return self._next(record)
+            return record  # the next look sees the drift, and holds
+        if now - record.since > self.want.max_wait and now >= self.caught_up:
+            return self._inconclusive(record, verdict, confirmed)
+        return None
 
     def _observed(self, record: Record, verdict: Verdict, now: float) -> Verdict:
         """What is acted on where verdicts are only said: the step's time."""
@@ -335,6 +378,9 @@ class Release:
         return self.ending.promote(record) if record.step + 1 == steps else None
 
     def _next(self, record: Record) -> Record:
+        """The record at the next step; or at this one, where somebody has to approve the next."""
+        if record.pause:
+            return self.ending.wait(record)
         self.watch.save(force=True)
         following = record.at(record.step + 1, self.world.now())
         self.writes.write(following, expect=record)

@@ -42,6 +42,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     Service,
     VersionPod,
     View,
+    annotations_of,
     pod_names,
     record_of,
     revisions,
@@ -54,7 +55,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import Oth
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._reach import routed_elsewhere
-from ansible_collections.progressive.istio.plugins.module_utils._record import Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import APPROVE, Record
 from ansible_collections.progressive.istio.plugins.module_utils._rights import all_that_is_missing, require_writes
 from ansible_collections.progressive.istio.plugins.module_utils._roots import Roots
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
@@ -194,6 +195,7 @@ class LiveWorld:
             token,
             self.service().aliases,
             others,
+            annotations_of(token.obj).get(APPROVE, ""),
             astray,
         )
 

@@ -93,6 +93,7 @@ class Mesh:
         self.weights: dict[str, int] = {"v1": 100, "v2": 0, "old": 0}
         self.foreign = {"headers": {"x-team": "other"}, "timeout": "3s"}
         self.annotation: str | None = None
+        self.approval = ""  # a person's annotation
         self.version = 1
         self.hashes = {"v1": "h1", "v2": "h2", "old": "h0"}
         self.ready = {"v1": 2, "v2": 2, "old": 0}
@@ -306,6 +307,7 @@ class Runner:
             versions,
             m.version,
             others=others,
+            approval=m.approval,
             astray=_differs(m.shown, record),
         )
 

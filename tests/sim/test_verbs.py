@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a person does with a release besides promoting it, wherever a run is killed: rolling back."""
+"""What a person does with a release besides promoting it: rolling back, approving, going on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
-from ansible_collections.progressive.istio.plugins.module_utils._record import Version
+from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
+from ansible_collections.progressive.istio.plugins.module_utils._record import Step, Version
 from ansible_collections.progressive.istio.tests.sim.simulated import (
     FAULTS,
     WANT,
@@ -97,13 +98,13 @@ def refused(mesh: Mesh, **more: object) -> str:
 def test_it_is_refused_where_the_old_version_could_not_take_the_traffic() -> None:
     mesh = promoted()
     mesh.ready.update(v1=1, v2=4)
-    assert "v1 has 1 ready and v2, which has the traffic, 4 pods; scale v1 to 4 first" in refused(mesh)
+    assert "ready pods: v1 has 1, and v2, which has the traffic, 4; scale v1 to 4 first" in refused(mesh)
     mesh.ready["v1"] = 0
     assert "v1 has no ready pod to go back to" in refused(mesh, preflight="warn")
     mesh.ready["v1"] = 1
     runner = Runner(mesh)
     assert runner.run(replace(BACK, preflight="warn")).phase == "rolled_back"
-    assert any(line.startswith("WARNING  v1 has 1 ready and v2") for line in runner.said)
+    assert any(line.startswith("WARNING  ready pods: v1 has 1") for line in runner.said)
 
 
 def test_pods_that_crash_are_no_reason_to_stay_with_them() -> None:
@@ -148,3 +149,125 @@ def test_a_rejected_version_stays_refused_after_releases_of_others() -> None:
     record = mesh.record()
     assert record is not None
     assert record.ruling(Version("v2", "h2")) == record.summary()
+
+
+PAUSED = replace(WANT, steps=(Step(10, 5), Step(50, 5, pause=True), Step(100, 5)))
+APPROVED = replace(WANT, canary="", steps=(), state="approved")
+
+
+def waiting(rate: float = 0.0) -> Mesh:
+    """A service whose release waits for approval before its second step."""
+    mesh = Mesh(1, steady(0.0), steady(0.0))
+    outcome = Runner(mesh, "first").run(PAUSED)
+    assert (outcome.phase, outcome.failed, outcome.finished, outcome.weight) == ("waiting", False, True, 10)
+    mesh.rates["v2"] = steady(rate)
+    return mesh
+
+
+def test_a_planned_pause_waits_without_an_end_and_changes_nothing() -> None:
+    mesh = waiting()
+    mesh.rps = 0.0
+    mesh.advance(100_000)
+    runner = Runner(mesh)
+    outcome = runner.run(PAUSED)
+    assert (outcome.phase, outcome.failed, outcome.changed, mesh.weights["v2"]) == ("waiting", False, False, 10)
+    assert outcome.text == "waits for approval before step 2, 50 %"
+    record = mesh.record()
+    assert record is not None
+    line = f"kubectl -n ns annotate --overwrite virtualservice app progressive.istio/approve={record.id}/2"
+    assert any(line in said for said in runner.said)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_it_waits_wherever_it_is_killed_and_goes_on_once_it_is_approved(fault: str) -> None:
+    def make() -> Mesh:
+        return Mesh(1, steady(0.0), steady(0.0))
+
+    for number, (mesh, outcome) in enumerate(fault_at_every_write(make, PAUSED, fault)):
+        assert (outcome.phase, mesh.weights["v2"]) == ("waiting", 10)
+        if number % 3 == 0:
+            approved = Runner(mesh, "boss").run(APPROVED)
+            assert (approved.phase, approved.changed, approved.failed) == ("progressing", True, False)
+            check_end(mesh, Runner(mesh, "goes on").run(PAUSED))
+            assert mesh.weights["v2"] == 100
+            break
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_approval_is_written_once_wherever_it_is_killed(fault: str) -> None:
+    for mesh, outcome in fault_at_every_write(waiting, APPROVED, fault):
+        assert (outcome.phase, outcome.failed, mesh.weights["v2"]) == ("progressing", False, 10)
+        record = mesh.record()
+        assert record is not None
+        assert [approval.step for approval in record.approvals] == [2]
+
+
+def test_an_approved_step_comes_at_once_and_the_record_says_who_let_it() -> None:
+    mesh = waiting()
+    Runner(mesh, "boss").run(replace(APPROVED, reason="looks good"))
+    began = mesh.time
+    runner = Runner(mesh)
+    while mesh.weights["v2"] == 10:
+        runner.one_pass(PAUSED, 0.5)
+    assert mesh.time - began < PAUSED.steps[0].min_seconds
+    assert runner.run(PAUSED).phase == "promoted"
+    record = mesh.record()
+    assert record is not None
+    assert [(approval.step, approval.by) for approval in record.approvals] == [(2, "looks good (boss)")]
+
+
+@pytest.mark.parametrize("by_annotation", [False, True])
+def test_a_run_that_stays_takes_the_approval_up(by_annotation: bool) -> None:
+    mesh = waiting()
+    stays = replace(PAUSED, approval_timeout=600.0)
+    runner = Runner(mesh)
+    assert not runner.one_pass(stays).finished
+    record = mesh.record()
+    assert record is not None
+    if by_annotation:
+        mesh.approval = f"{record.id}/2"
+    else:
+        assert Runner(mesh, "boss").run(APPROVED).phase == "progressing"
+    assert runner.run(stays).phase == "promoted"
+
+
+def test_a_stale_approval_has_no_effect() -> None:
+    mesh = waiting()
+    record = mesh.record()
+    assert record is not None
+    for text in (f"{record.id}/1", f"{record.id}/3", "0badcafe/2", record.id):
+        mesh.approval = text
+        assert Runner(mesh).run(PAUSED).phase == "waiting"
+    assert not record.expects(f"{record.id}/3")
+    assert record.expects(f"{record.id}/2")
+
+
+def test_a_run_that_stays_takes_a_bad_version_back_while_it_waits() -> None:
+    mesh = waiting(rate=0.3)
+    outcome = Runner(mesh).run(replace(PAUSED, approval_timeout=600.0))
+    check_end(mesh, outcome)
+    assert (outcome.phase, outcome.failed) == ("aborted", True)
+
+
+def test_an_approval_that_nothing_waits_for_is_refused() -> None:
+    mesh = Mesh(1, steady(0.0), steady(0.0))
+    assert Runner(mesh).run(APPROVED).phase == "refused"
+    assert not Runner(mesh).one_pass(PAUSED).finished
+    outcome = Runner(mesh).run(APPROVED)
+    assert (outcome.phase, outcome.changed) == ("refused", False)
+    assert "is progressing; it does not wait for approval" in outcome.text
+
+
+def test_a_release_goes_on_without_naming_its_version() -> None:
+    mesh = Mesh(1, steady(0.0), steady(0.0))
+    nameless = replace(WANT, canary="")
+    with pytest.raises(ReleaseError, match="none is under way that could go on"):
+        Runner(mesh).run(nameless)
+    assert not Runner(mesh).one_pass(WANT).finished
+    Runner(mesh).run(replace(WANT, state="paused"))
+    assert Runner(mesh, "resumes").run(replace(nameless, retry=True)).phase == "promoted"
+    again = Runner(mesh, "resumes").run(nameless)
+    assert (again.phase, again.changed, again.failed) == ("promoted", False, False)
+    Runner(mesh).run(BACK)
+    with pytest.raises(ReleaseError, match="none is under way that could go on"):
+        Runner(mesh).run(nameless)
