@@ -62,7 +62,7 @@ routed:
   returned: success
   type: bool
 phase:
-  description: V(progressing), V(held), V(aborted), V(promoted), V(rolled_back), or V(none).
+  description: V(progressing), V(held), V(waiting), V(aborted), V(promoted), V(rolled_back), or V(none).
   returned: success
   type: str
 weights:
@@ -121,6 +121,7 @@ findings:
 record:
   description:
     - The record. None without one.
+    - C(approvals) is who has approved which step.
     - C(previous) is how the release before it ended (C(id), C(stable), C(canary), C(phase), C(at), C(by), C(reason)),
       and after it older ones whose canary is refused still.
   returned: success

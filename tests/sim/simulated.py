@@ -283,16 +283,9 @@ class Runner:
         m = self.mesh
         record = m.record()
         keys = record.others if record else tuple(m.others)
+        astray = {k: _differs(m.others_shown.get(k), record) for k in keys}
         others = tuple(
-            Other(
-                k,
-                f"VirtualService {k}",
-                dict(m.others[k]),
-                "kubectl",
-                m.version,
-                _differs(m.others_shown.get(k), record),
-            )
-            for k in keys
+            Other(k, f"VirtualService {k}", dict(m.others[k]), "kubectl", m.version, astray[k]) for k in keys
         )
         versions = {
             n: Workload(Version(n, m.hashes[n]), m.ready[n], m.ready[n], crashes=m.crashes.get(n, ())) for n in m.hashes
