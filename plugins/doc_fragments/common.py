@@ -334,6 +334,48 @@ options:
         default: hold
 """
     # Where a Prometheus is, alone.
+    AUDIENCE = r"""
+options:
+  cohort:
+    description:
+      - Requests that the canary always answers while the release runs, whatever the weight. A request that meets all
+        conditions of any entry is one of them. They are judged like others.
+      - A route above the weighted one, a copy of it with more to match, is added in the patch of the first step and
+        taken out in the patch that ends the release.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      headers:
+        description: By name of the header, a text, or one of V(exact), V(prefix), V(regex) (RE2, the whole value).
+        type: dict
+        default: {}
+      cookies:
+        description: One cookie by its name, and its value.
+        type: dict
+        default: {}
+      source_labels:
+        description: Labels of the pods that send the requests. Not with O(route_kind=HTTPRoute).
+        type: dict
+        default: {}
+  sticky:
+    description:
+      - Users who have got an answer of the canary stay with it until the release is over. The canary's answers set a
+        cookie with the release's identifier; a route above the weighted one looks for it. After an abort it means
+        nothing.
+      - Without it every request is drawn anew.
+    type: dict
+    suboptions:
+      cookie:
+        description: The cookie's name, for example C(app-1-release).
+        type: str
+        required: true
+      attributes:
+        description: What follows the cookie's value. Add C(Secure) where all users come by HTTPS.
+        type: str
+        default: Path=/; Max-Age=86400; HttpOnly; SameSite=Lax
+"""
+
     PROMETHEUS = r"""
 options:
   prometheus:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ansible_collections.progressive.istio.plugins.module_utils._admit import admit
 from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Job, about
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, covered, judge_again
 from ansible_collections.progressive.istio.plugins.module_utils._find import NoRouteObject
@@ -29,14 +30,15 @@ from ansible_collections.progressive.istio.plugins.module_utils._patches import 
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     STOPPING,
     Adopt,
+    Approve,
     Done,
     Refuse,
     ReleaseError,
     Resume,
+    RollBack,
     State,
     Want,
     Workload,
-    admit,
     require_clients,
     resolve,
 )
@@ -56,6 +58,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     HELD,
     PROGRESSING,
     PROMOTED,
+    ROLLED_BACK,
+    WAITING,
     Record,
     Step,
 )
@@ -78,6 +82,11 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         return {"phase": decision.phase, "failed": True, "changed": False, "msg": decision.text, "plan": []}
     if isinstance(decision, Done):
         return {"phase": decision.phase, "changed": False, "msg": decision.text, "plan": []}
+    if isinstance(decision, Approve):
+        text = f"would approve step {decision.record.pause} of release {decision.record.id}"
+        return {"phase": "planned", "changed": True, "msg": text, "plan": []}
+    if isinstance(decision, RollBack):
+        return _rolled_back(world, state, want, decision)
     now, look = world.now(), world.look()
     require_clients(state, look)
     findings: Sequence[Finding] = ()
@@ -92,6 +101,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
             "(new)", state.uid, decision.stable, decision.canary, steps, first, PROGRESSING, now, now, world.identity()
         )
         record = replace(record, audience=want.audience, observe=want.observe)
+        record = replace(record, previous=state.record.history() if state.record else ())
         world.rehearse(state, record)
         world.checks.rehearse(want.checks, _subject(record))
         writes = [record, *_rest(record, now)]
@@ -130,15 +140,33 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
     return result
 
 
+def _rolled_back(world: LiveWorld, state: State, want: Want, decision: RollBack) -> dict[str, Any]:
+    if not decision.due:
+        text = f"{decision.record.stable.name} has all traffic already"
+        return {"phase": ROLLED_BACK, "changed": False, "msg": text, "plan": []}
+    record = decision.record.ended(ROLLED_BACK, world.now(), want.reason or "asked for")
+    text = f"would give all traffic back to {record.stable.name}" + f"; WARNING: {decision.warning}" * bool(
+        decision.warning
+    )
+    return {
+        "phase": "planned",
+        "changed": True,
+        "msg": text,
+        "release_id": record.id,
+        "diff": _diff(state, record),
+        "plan": [_line(state, record, {})],
+    }
+
+
 def _resumed(want: Want, decision: Resume, now: float) -> tuple[list[Record], str]:
     """What would be written of a release that is under way, and in words what would become of it."""
     record, why = decision.record, decision.changed or want.reason or "asked for"
-    if want.state == "aborted" or decision.changed:
+    if want.state in ("aborted", "rolled_back") or decision.changed:
         return [record.ended(ABORTED, now, why)], f"it would be aborted: {why}"
     if want.state == "paused":
         held = record.phase == HELD
         return [] if held else [record.ended(HELD, now, why)], "it stays so" if held else f"it would be held: {why}"
-    return _rest(record, now), "it would go on"
+    return _rest(record, now), record.reason if record.phase == WAITING else "it would go on"
 
 
 def _subject(record: Record) -> About:
@@ -264,6 +292,8 @@ def _line(state: State, record: Record, told: Mapping[int, StepForecast]) -> dic
         line["others"] = {other.where: visible(follow_patch(token_of(other), record)) for other in state.others}
     if record.phase == PROGRESSING:
         line |= _told(told[record.step])
+        if record.present.pause:
+            line["text"] = f"waits for approval, then {line['text']}"
     else:
         line["text"] = f"then {record.phase}"
     return line
@@ -422,4 +452,13 @@ def _record(record: Record | None) -> dict[str, Any] | None:
         "audience": asdict(record.audience),
         "observe": record.observe,
         "retired": record.retired,
+        "approvals": [asdict(approval) for approval in record.approvals],
+        "previous": [
+            {
+                **asdict(past),
+                "stable": {"version": past.stable.name, "hash": past.stable.hash},
+                "canary": {"version": past.canary.name, "hash": past.canary.hash},
+            }
+            for past in record.previous
+        ],
     }

@@ -93,6 +93,7 @@ class Mesh:
         self.weights: dict[str, int] = {"v1": 100, "v2": 0, "old": 0}
         self.foreign = {"headers": {"x-team": "other"}, "timeout": "3s"}
         self.annotation: str | None = None
+        self.approval = ""  # a person's annotation
         self.version = 1
         self.hashes = {"v1": "h1", "v2": "h2", "old": "h0"}
         self.ready = {"v1": 2, "v2": 2, "old": 0}
@@ -282,16 +283,9 @@ class Runner:
         m = self.mesh
         record = m.record()
         keys = record.others if record else tuple(m.others)
+        astray = {k: _differs(m.others_shown.get(k), record) for k in keys}
         others = tuple(
-            Other(
-                k,
-                f"VirtualService {k}",
-                dict(m.others[k]),
-                "kubectl",
-                m.version,
-                _differs(m.others_shown.get(k), record),
-            )
-            for k in keys
+            Other(k, f"VirtualService {k}", dict(m.others[k]), "kubectl", m.version, astray[k]) for k in keys
         )
         versions = {
             n: Workload(Version(n, m.hashes[n]), m.ready[n], m.ready[n], crashes=m.crashes.get(n, ())) for n in m.hashes
@@ -306,6 +300,7 @@ class Runner:
             versions,
             m.version,
             others=others,
+            approval=m.approval,
             astray=_differs(m.shown, record),
         )
 
@@ -487,7 +482,7 @@ def fault_at_every_write(make: Callable[[], Mesh], want: Want, fault: str) -> It
 
 def check_end(mesh: Mesh, outcome: Outcome) -> None:
     """What is true after every release that ended."""
-    phase = {"promoted": 100, "aborted": 0}[outcome.phase]
+    phase = {"promoted": 100, "aborted": 0, "rolled_back": 0}[outcome.phase]
     assert mesh.weights == {"v1": 100 - phase, "v2": phase, "old": 0}
     record = mesh.record()
     assert record is not None
