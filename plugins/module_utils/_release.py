@@ -145,7 +145,8 @@ class Release:
             # Between the passes of one run the lease stays. A run that has ended gives it back; one that fails in the
             # middle does not: somebody has to notice a release that nobody looks at.
             alone = isinstance(work, Resume) or self.writes.changed
-            over = (outcome.finished or (budget <= 0 and not self.want.orphan)) if outcome else not alone
+            once = budget <= 0 and not self.want.orphan
+            over = not alone if outcome is None else outcome.finished or once
             if over and self.world.alive():
                 self._give_back()
         return outcome

@@ -202,8 +202,7 @@ def main() -> None:
     params = module.params
     with one_line_errors(module):
         if not params["name"]:
-            found = releases(connect(module), params["namespace"])
-            module.exit_json(failed=False, changed=False, releases=found)
+            module.exit_json(failed=False, changed=False, releases=releases(connect(module), params["namespace"]))
         if not params["namespace"]:
             raise ReleaseError("namespace is empty, and name is not; say in which namespace the Service is")
         analysis = params["analysis"]

@@ -91,8 +91,8 @@ def test_good_wishes() -> None:
         (
             {"steps": (Step(10, 5), Step(100, 1200))},
             (
-                "steps[2].min_seconds is 1200 and analysis.max_wait 1200: the step would end without a verdict before it "
-                "can pass; make max_wait the longer one"
+                "steps[2].min_seconds is 1200 and analysis.max_wait 1200: the step would end without a verdict before "
+                "it can pass; make max_wait the longer one"
             ),
         ),
         (
