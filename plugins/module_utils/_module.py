@@ -13,6 +13,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.progressive.istio.plugins.module_utils import _cluster
 from ansible_collections.progressive.istio.plugins.module_utils._audience import parse
 from ansible_collections.progressive.istio.plugins.module_utils._checks_world import CHECK_SPEC, checks_of
+from ansible_collections.progressive.istio.plugins.module_utils._counters_world import COUNTER_SPEC, counters_of
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want, check_want
 from ansible_collections.progressive.istio.plugins.module_utils._prometheus_http import PROMETHEUS_SPEC
@@ -45,6 +46,7 @@ ANALYSIS_SPEC: Mapping[str, Any] = {
     "observe": {"type": "bool", "default": False},
     "min_coverage": {"type": "float", "default": 0.8},
     "capacity": {"type": "bool", "default": True},
+    "counters": {"type": "list", "elements": "dict", "default": [], "options": dict(COUNTER_SPEC)},
     "checks": {"type": "list", "elements": "dict", "default": [], "options": dict(CHECK_SPEC)},
     "interval": {"type": "float", "default": 1.0},
     "max_wait": {"type": "float", "default": 1200.0},
@@ -195,6 +197,7 @@ def want(params: Mapping[str, Any]) -> Want:
         min_coverage=analysis["min_coverage"],
         capacity=analysis["capacity"],
         checks=checks_of(analysis),
+        counters=counters_of(analysis),
         latency=slowness(analysis),
         edge=analysis["latency_edge"],
         warm_up=analysis["warm_up"],

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
 from ansible_collections.progressive.istio.plugins.module_utils._checks import Check
+from ansible_collections.progressive.istio.plugins.module_utils._counters import Counter
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import LATENCY_FLOOR
@@ -61,6 +62,7 @@ class Want:
     warm_up: float = 10.0  # in which latency is not judged
     observe: bool = False
     checks: tuple[Check, ...] = ()
+    counters: tuple[Counter, ...] = ()
     audience: Audience = field(default_factory=Audience)
     drain_timeout: float = 60.0  # of retired
     orphan: bool = False  # only a release whose run has died

@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._admit import admit
 from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Job, about
+from ansible_collections.progressive.istio.plugins.module_utils._counters import PARTS, said_of
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, covered, judge_again
 from ansible_collections.progressive.istio.plugins.module_utils._find import NoRouteObject
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
@@ -104,6 +105,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         record = replace(record, previous=state.record.history() if state.record else ())
         world.rehearse(state, record)
         world.checks.rehearse(want.checks, _subject(record))
+        world.counters.rehearse(want.counters, (record.canary.name, record.stable.name))
         writes = [record, *_rest(record, now)]
         share = state.weight_of(record.canary.name)
         text = f"would release {record.canary.name} (now {share} %) against {record.stable.name}"
@@ -125,6 +127,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         "findings": _findings(findings),
         "diff": _diff(state, writes[0]) if writes else {},
         **({"checks": _checks(world, want, record)} if want.checks else {}),
+        **({"counters": _counters(world, want, record)} if want.counters else {}),
     }
     told: dict[int, StepForecast] = {}
     stopping = isinstance(decision, Resume) and (want.state in STOPPING or decision.changed)
@@ -185,6 +188,17 @@ def _checks(world: LiveWorld, want: Want, record: Record) -> list[dict[str, Any]
     return [{"name": name, "state": answer.state, "text": answer.text} for name, answer in answers.items()]
 
 
+def _counters(world: LiveWorld, want: Want, record: Record) -> list[dict[str, Any]]:
+    """The user's counters, asked now."""
+    versions, found = (record.canary.name, record.stable.name), []
+    for one in want.counters:
+        seconds = one.seconds(None, 0.0)
+        queries = [one.query(part, version, seconds) for version in versions for part in PARTS]
+        text = said_of(one, world.counters.answer(one, versions, seconds))
+        found.append({"name": one.name, "queries": queries, "text": text})
+    return found
+
+
 def _rest(record: Record, now: float) -> list[Record]:
     """The records that are still to be written if every step passes."""
     later = [record.at(step, now) for step in range(record.step + 1, len(record.steps))]
@@ -219,9 +233,11 @@ def _traffic(world: LiveWorld, want: Want, before: Look, versions: Sequence[str]
     names = counted_by(after, bool(edge))
     counts = past(after, (ERRORS, *names), edge, stable)
     main = replace(want.tolerance, burst=max(want.tolerance.burst, burst_of(after)))
+    own = tuple(one.name for one in want.counters)  # they have their part of alpha_fail, and traffic of their own
     metrics = tuple(
         Judged(name, words(name, edge), how, counts[name][1] / counts[name][0] if counts[name][0] else 0.0)
-        for name, how in tolerances(names, main, want.latency).items()
+        for name, how in tolerances((*names, *own), main, want.latency).items()
+        if name in counts
     )
     pace = requests / max(after.time - before.time, 0.1)
     basis = Basis(pace, metrics, want.interval, want.max_wait, want.on_inconclusive, want.warm_up, after.reads)
@@ -234,6 +250,8 @@ def _traffic(world: LiveWorld, want: Want, before: Look, versions: Sequence[str]
         notes.append(
             "analysis.observe: verdicts are only said, nothing is taken back, and steps end by their least time"
         )
+    if own:
+        notes.append(f"{', '.join(own)}: judged as well, but not in these times: nobody knows how much they will count")
     if not counts[ERRORS][0]:
         notes.append(f"nothing is known of {stable} yet: it is taken to be without errors")
     if LATENCY in names and not want.edge and counts[LATENCY][0] < KNOWN:

@@ -209,6 +209,7 @@ class Release:
         record = self._record_for(decision, state)
         self.world.rehearse(state, record)
         self.world.checks.rehearse(self.want.checks, about(record))
+        self.world.counters.rehearse(self.want.counters, (record.canary.name, record.stable.name))
         return record
 
     def _record_for(self, decision: Start | Adopt, state: State) -> Record:

@@ -17,6 +17,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._capacity import
 from ansible_collections.progressive.istio.plugins.module_utils._capacity_world import CapacityReader
 from ansible_collections.progressive.istio.plugins.module_utils._checks_world import CheckReader
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import NO_FORWARD, ApiError, Cluster, NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._counters_world import CounterReader
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import is_delegate
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._find import (
@@ -116,6 +117,7 @@ class LiveWorld(Leasing):
         self._routed_elsewhere: bool | None = None
         self._capacity = CapacityReader(cluster, namespace, say)
         self.checks = CheckReader(cluster, namespace, run, lambda: self.service().selector)
+        self.counters = CounterReader(cluster)
         self._lease = Lease(cluster, namespace, self.own_name, run, say)
 
     # ------------------------------------------------------------ time and life

@@ -472,6 +472,7 @@ def main() -> None:
         if module.check_mode:
             result = {"failed": False, "finished": True, **preview(world, wish)}
             asked = [f"check {one['name']}: {one['state']}: {one['text']}" for one in result.get("checks", [])]
+            asked += [f"counter {one['name']}: {one['text']}" for one in result.get("counters", [])]
             for text in (result["msg"], *result.get("lines", ()), *asked):
                 journal.say(text)
             module.exit_json(events=journal.events, queries=queries(world), **result)

@@ -19,6 +19,7 @@ from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Shown
 from ansible_collections.progressive.istio.plugins.module_utils._capacity import Capacity
 from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Check, Job
+from ansible_collections.progressive.istio.plugins.module_utils._counters import PARTS, Counter, Samples
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import CODES
@@ -31,12 +32,46 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Want,
     Workload,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._prometheus import Series
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import NOBODY, Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Step, Version, loads
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
 
 Rate = Callable[[float], float]  # bad requests per request, by time
 Says = Callable[[float, About], Answer]  # what a check answers, by time
+
+
+@dataclass
+class Shop:
+    """What the versions count of their own, and a Prometheus scrapes: each request is an order, some of them fail."""
+
+    rates: dict[str, Rate]
+    scrape: float = 5.0
+    lazy: bool = False  # a counter of failures appears with the first of them
+    away: Callable[[float], bool] = lambda _time: False  # whether the Prometheus does not answer
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    samples: dict[str, list[tuple[float, int, int]]] = field(default_factory=dict)
+    scraped_at: float = 0.0
+
+    def order(self, rng: random.Random, version: str, n: int, time: float) -> None:
+        counts = self.counts.setdefault(version, [0, 0])
+        counts[0] += n
+        counts[1] += binomial(rng, n, self.rates[version](time)) if version in self.rates else 0
+
+    def pass_by(self, time: float) -> None:
+        if time - self.scraped_at >= self.scrape:
+            self.scraped_at = time
+            for version, (n, x) in self.counts.items():
+                self.samples.setdefault(version, []).append((time, n, x))
+
+    def restart(self, version: str) -> None:
+        self.counts[version] = [0, 0]
+
+    def series(self, version: str, bad: bool, since: float) -> list[Series]:
+        known = [one for one in self.samples.get(version, ()) if one[0] > since]
+        points = tuple((time, x if bad else n) for time, n, x in known if x or not (bad and self.lazy))
+        labels = {"job": "app", "pod": f"{version}-pod", "namespace": "shop", **({"result": "failed"} if bad else {})}
+        return [Series(labels, points)] if points else []
 
 
 class Killed(BaseException):
@@ -124,6 +159,7 @@ class Mesh:
         self.jobs_made: list[str] = []
         self.detour = 0.0  # this part of the requests of the stable version goes to the canary all the same
         self.endpoints_at: dict[str, float] = {}  # when the proxies learn of a version's endpoints
+        self.shop: Shop | None = None
 
     def advance(self, seconds: float) -> None:
         """Time passes: proxies take up new weights, and requests are answered and counted."""
@@ -149,10 +185,15 @@ class Mesh:
                 self.served[name][0] += mine
                 self.served[name][1] += bad
                 self.came_in[name] += mine + binomial(self.rng, mine, self.unseen)
+                if self.shop:
+                    self.shop.order(self.rng, name, mine, self.time)
                 n -= mine
                 total -= weight
                 if total <= 0:
                     break
+
+        if self.shop:
+            self.shop.pass_by(self.time)
 
     def _hang(self, client: Client, name: str, mine: int) -> int:
         hung = binomial(self.rng, mine, self.hangs.get(name, steady(0.0))(self.time))
@@ -211,6 +252,29 @@ class Checking:
             self._mesh.jobs.pop(name, None)
 
 
+class Counting:
+    """Asks the shop's Prometheus: the answer is there at the second look."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._begun: set[str] = set()
+
+    def rehearse(self, counters: Sequence[Counter], versions: Sequence[str]) -> None:
+        pass
+
+    def ask(self, counter: Counter, versions: Sequence[str], seconds: float) -> Samples | None:
+        if counter.name not in self._begun:
+            self._begun.add(counter.name)
+            return None
+        self._begun.discard(counter.name)
+        shop, now = self._mesh.shop, self._mesh.time
+        assert shop is not None
+        if shop.away(now):
+            return Samples(0.0, why="Prometheus does not answer")
+        since = now - seconds
+        return Samples(now, {v: {part: shop.series(v, part == "bad", since) for part in PARTS} for v in versions})
+
+
 class Runner:
     """One run: the World that ``Release`` works on."""
 
@@ -228,6 +292,7 @@ class Runner:
         self.kill_before, self.kill_after = kill_before, kill_after
         self.lose_answer, self.lose_write, self.conflict = lose_answer, lose_write, conflict
         self.checks = Checking(mesh)
+        self.counters = Counting(mesh)
         self.count = self.passes = 0
         self.dead = self.orphan = False
         self.said: list[str] = []
