@@ -17,11 +17,11 @@ from ansible_collections.progressive.istio.tests.sim.simulated import (
     WANT,
     Mesh,
     Runner,
-    Shop,
     check_end,
     fault_at_every_write,
     steady,
 )
+from ansible_collections.progressive.istio.tests.sim.simulated_shop import Shop
 
 ORDERS = Counter("orders", 'orders_total{version="{version}"}', 'orders_failed_total{version="{version}"}', max_age=20)
 WISH = replace(WANT, counters=(ORDERS,))
