@@ -219,6 +219,38 @@ options:
             said once, and not looked at.
         type: bool
         default: true
+      counters:
+        description:
+          - Counters of your own as metrics, for M(progressive.istio.istio_canary). Of what (C(total)) there was how
+            much, and how much of it was bad. Both versions' counts are judged by the same test as errors, with a part
+            of O(analysis.alpha_fail). Each may fail the release, and all have to pass.
+          - What is not known is never 0. Without samples, or with late ones, nothing passes and nobody is blamed.
+          - C({version}) stands for the name of each version, and has to be in both selectors.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          name:
+            description: At most 30 of a-z, 0-9 and C(-). It is the metric's name.
+            type: str
+            required: true
+          total:
+            description:
+              - The selector of a counter in PromQL, as in C(orders_total{version="{version}"}), without functions and
+                ranges. Its raw samples are asked for.
+            type: str
+            required: true
+          bad:
+            description:
+              - The same for the bad ones, which are a part of C(total).
+              - A series that is not there means none only where its metric is that of C(total), with more labels. A
+                counter of another name has to be there for each version, if only as 0.
+            type: str
+            required: true
+          tolerance_floor:
+            description: Below this rate a canary is good enough. The default is O(analysis.tolerance_floor).
+            type: float
+          prometheus: *prometheus
       checks:
         description:
           - Checks of your own, for M(progressive.istio.istio_canary). Each is asked in every step, and nothing passes

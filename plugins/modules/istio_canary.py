@@ -340,8 +340,25 @@ checks:
     failures:
       description: How many times in a row it has failed.
       type: int
+counters:
+  description: What each of O(analysis.counters) has counted so far. In a release they are in RV(verdict).
+  returned: in check mode, when there are any
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Of the counter.
+      type: str
+    queries:
+      description: What is asked, for each version the total and the bad ones.
+      type: list
+      elements: str
+    text:
+      description: What both versions have counted, or why that is not known.
+      type: str
+      sample: v2 has no series of it yet, v1 14 bad of 5,210
 verdict:
-  description: The last verdict with every number that led to it.
+  description: The last verdict with every number that led to it. C(also) has that of each metric beside errors.
   returned: when the release was judged
   type: dict
 events:

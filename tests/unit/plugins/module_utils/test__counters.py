@@ -32,7 +32,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._metrics import 
 from ansible_collections.progressive.istio.plugins.module_utils._panel import Panel
 from ansible_collections.progressive.istio.plugins.module_utils._prometheus import Series
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import ERRORS, Tolerance, Window
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ORDERS = Counter("orders", 'orders_total{version="{version}"}', 'failed_total{version="{version}"}')
@@ -73,6 +73,7 @@ class Feed:
         return self.known["orders"].why
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1), st.booleans()), min_size=2, max_size=40),
     st.integers(1, 6),
@@ -252,6 +253,7 @@ def test_of_a_counter_that_would_be_too_much_to_store_the_windows_stay() -> None
     assert found.also["orders"] == kept.also["orders"]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 40), st.floats(0, 1), st.integers(0, 300)), max_size=30))
 def test_replaying_what_is_stored_says_the_same_as_living_through_it(rows: list[tuple[int, float, int]]) -> None:
     windows = [Window(0, 10, 5.0, n, int(n * part), n_b, 0) for n, part, n_b in rows]
