@@ -10,7 +10,7 @@ theirs to tell: they are asked as without a Prometheus, but for counters only no
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _prometheus, _proxies, _stats
@@ -24,6 +24,26 @@ from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 from ansible_collections.progressive.istio.plugins.module_utils._world import SWEEP_SECONDS, LiveWorld, Target
 
 PROXIES, PROMETHEUS = "proxies", "prometheus"
+
+
+def sampled(
+    prometheus: Prometheus, asked: _prometheus.Asked, before: Look | None, now: float, living: Collection[str]
+) -> Look:
+    """What it tells of the time since the last look; where it tells nothing, all that was known, and why."""
+    max_age = prometheus.access.max_age
+
+    def series(seconds: float) -> list[_prometheus.Series]:
+        return _prometheus.parse(prometheus.ask(_prometheus.query(asked, seconds), now))
+
+    try:
+        found = series(_prometheus.span(before, now, max_age))
+        if not found and not (before and before.proxies):  # one that is far behind is not one that has nothing
+            found = series(_prometheus.LONGEST)
+    except NoAnswer as error:
+        return _prometheus.silent(before, now, str(error))
+    except _prometheus.Unusable as error:
+        return _prometheus.silent(before, now, f"{prometheus.name}: {error}")
+    return _prometheus.look_of(found, asked, before, now, max_age, living)
 
 
 class SampledWorld(LiveWorld):
@@ -55,15 +75,8 @@ class SampledWorld(LiveWorld):
         return look
 
     def _sampled(self, now: float) -> Look:
-        before, where = self._samples, self._prometheus.access
-        try:
-            series = _prometheus.parse(self._prometheus.ask(self.query(now), now))
-        except NoAnswer as error:
-            return _prometheus.silent(before, now, str(error))
-        except _prometheus.Unusable as error:
-            return _prometheus.silent(before, now, f"{self._prometheus.name}: {error}")
         living = {proxy.name for proxy in self.mesh.proxies if proxy.should_answer}
-        return _prometheus.look_of(series, self._asked(), before, now, where.max_age, living)
+        return sampled(self._prometheus, self._asked(), self._samples, now, living)
 
     def _asked(self) -> _prometheus.Asked:
         return _prometheus.Asked(self.service().backends, self.mesh.revisions, self._prometheus.access.labels)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 
+from ansible_collections.progressive.istio.plugins.module_utils._evidence import loads
 from ansible_collections.progressive.istio.tests.demo.clients import PODS, Clients, Total
 from ansible_collections.progressive.istio.tests.demo.stage import NAMESPACE, SERVICE, Json, Stage, StageError
 from ansible_collections.progressive.istio.tests.soak.cases import APPS, RATE, begin, plan
@@ -77,9 +78,9 @@ def _all_done(clients: Clients) -> None:
 def _compare(
     evidence: Json, told: dict[str, Json], deleted: str, gone: Json, restarted: str, total: Total, code: int
 ) -> Json:
-    rows = evidence["windows"]  # step, weight, seconds, n_c, x_c, n_b, x_b
-    seen = {"v2": sum(row[3] for row in rows), "v1": sum(row[5] for row in rows)}
-    bad = {"v2": sum(row[4] for row in rows), "v1": sum(row[6] for row in rows)}
+    rows = loads(json.dumps(evidence)).windows
+    seen = {"v2": sum(row.n_c for row in rows), "v1": sum(row.n_b for row in rows)}
+    bad = {"v2": sum(row.x_c for row in rows), "v1": sum(row.x_b for row in rows)}
     by_pod = _by_pod(evidence)
     # A pod that lived until the end, its proxy never restarted: its proxy's counters and its own must be equal.
     pods = {}
@@ -126,7 +127,7 @@ def _compare(
 def _by_pod(evidence: Json) -> dict[str, int]:
     """Requests to all versions by pod, as its proxy counted them when it was last read."""
     found: dict[str, int] = {}
-    for name, _epoch, _born, series in evidence["proxies"].values():
-        pod = name.partition("/")[2]
-        found[pod] = found.get(pod, 0) + sum(requests for requests, _bad in series.values())
+    for proxy in loads(json.dumps(evidence)).look.proxies.values():
+        pod = proxy.name.partition("/")[2]
+        found[pod] = found.get(pod, 0) + sum(proxy.requests().values())
     return found
