@@ -444,8 +444,6 @@ lines:
   elements: str
 """
 
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
 from ansible_collections.progressive.istio.plugins.module_utils._lease import stored_options
@@ -458,15 +456,10 @@ from ansible_collections.progressive.istio.plugins.module_utils._module import (
     want,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._orphan import as_begun, kept
-from ansible_collections.progressive.istio.plugins.module_utils._plan import Want
 from ansible_collections.progressive.istio.plugins.module_utils._preview import preview
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
 from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of
-from ansible_collections.progressive.istio.plugins.module_utils._retire import Retirement
-from ansible_collections.progressive.istio.plugins.module_utils._retire_world import (
-    RetiringLiveWorld,
-    preview_retirement,
-)
+from ansible_collections.progressive.istio.plugins.module_utils._retire_world import RetiringLiveWorld, retire
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 from ansible_collections.progressive.istio.plugins.module_utils._sampled_world import queries, world_of
 
@@ -484,7 +477,7 @@ def main() -> None:
         run = Run(given.get("identity"), kept(params, {**RELEASE_SPEC, **CANARY_SPEC}))
         if wish.state == "retired":
             leaving = RetiringLiveWorld(connect(module), target(params), run, journal.say, wish.stable)
-            module.exit_json(**_retire(leaving, wish, journal, module.check_mode))
+            module.exit_json(**retire(leaving, wish, journal, module.check_mode))
         world = world_of(connect(module), target(params), run, journal.say, params["analysis"])
         if module.check_mode:
             result = {"failed": False, "finished": True, **preview(world, wish)}
@@ -497,19 +490,6 @@ def main() -> None:
         release = Release(world, wish, journal.say, continued=given.get("calls", 0) > 0)
         outcome = release.run(given.get("budget", 0.0))
         module.exit_json(**result_of(outcome, journal.events), queries=queries(world))
-
-
-def _retire(world: RetiringLiveWorld, wish: Want, journal: Journal, check_mode: bool) -> dict[str, Any]:
-    """The module's result for a version that is retired, in one call."""
-    if check_mode:
-        result = preview_retirement(world, wish)
-        for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"])):
-            journal.say(text)
-        return {"failed": False, "finished": True, "events": journal.events, **result}
-    journal.clock = world.now
-    retirement = Retirement(world, wish, journal.say)
-    outcome = retirement.run()
-    return {**result_of(outcome, journal.events), "retired": retirement.version}
 
 
 if __name__ == "__main__":
