@@ -219,6 +219,38 @@ options:
             said once, and not looked at.
         type: bool
         default: true
+      counters:
+        description:
+          - Counters of your own as metrics, for M(progressive.istio.istio_canary). Of what (C(total)) there was how
+            much, and how much of it was bad. Both versions' counts are judged by the same test as errors, with a part
+            of O(analysis.alpha_fail). Each may fail the release, and all have to pass.
+          - What is not known is never 0. Without samples, or with late ones, nothing passes and nobody is blamed.
+          - C({version}) stands for the name of each version, and has to be in both selectors.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          name:
+            description: At most 30 of a-z, 0-9 and C(-). It is the metric's name.
+            type: str
+            required: true
+          total:
+            description:
+              - The selector of a counter in PromQL, as in C(orders_total{version="{version}"}), without functions and
+                ranges. Its raw samples are asked for.
+            type: str
+            required: true
+          bad:
+            description:
+              - The same for the bad ones, which are a part of C(total).
+              - A series that is not there means none only where its metric is that of C(total), with more labels. A
+                counter of another name has to be there for each version, if only as 0.
+            type: str
+            required: true
+          tolerance_floor:
+            description: Below this rate a canary is good enough. The default is O(analysis.tolerance_floor).
+            type: float
+          prometheus: *prometheus
       checks:
         description:
           - Checks of your own, for M(progressive.istio.istio_canary). Each is asked in every step, and nothing passes
@@ -334,6 +366,48 @@ options:
         default: hold
 """
     # Where a Prometheus is, alone.
+    AUDIENCE = r"""
+options:
+  cohort:
+    description:
+      - Requests that the canary always answers while the release runs, whatever the weight. A request that meets all
+        conditions of any entry is one of them. They are judged like others.
+      - A route above the weighted one, a copy of it with more to match, is added in the patch of the first step and
+        taken out in the patch that ends the release.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      headers:
+        description: By name of the header, a text, or one of V(exact), V(prefix), V(regex) (RE2, the whole value).
+        type: dict
+        default: {}
+      cookies:
+        description: One cookie by its name, and its value.
+        type: dict
+        default: {}
+      source_labels:
+        description: Labels of the pods that send the requests. Not with O(route_kind=HTTPRoute).
+        type: dict
+        default: {}
+  sticky:
+    description:
+      - Users who have got an answer of the canary stay with it until the release is over. The canary's answers set a
+        cookie with the release's identifier; a route above the weighted one looks for it. After an abort it means
+        nothing.
+      - Without it every request is drawn anew.
+    type: dict
+    suboptions:
+      cookie:
+        description: The cookie's name, for example C(app-1-release).
+        type: str
+        required: true
+      attributes:
+        description: What follows the cookie's value. Add C(Secure) where all users come by HTTPS.
+        type: str
+        default: Path=/; Max-Age=86400; HttpOnly; SameSite=Lax
+"""
+
     PROMETHEUS = r"""
 options:
   prometheus:

@@ -10,10 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ansible_collections.progressive.istio.plugins.module_utils._admit import approve_by_hand
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import damage, totals
-from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, Want, strayed
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, Want, drift, strayed
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Programmed, World
-from ansible_collections.progressive.istio.plugins.module_utils._record import ABORTED, HELD, PROMOTED, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import (
+    ABORTED,
+    HELD,
+    PROMOTED,
+    ROLLED_BACK,
+    WAITING,
+    Record,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._watch import Watch
 from ansible_collections.progressive.istio.plugins.module_utils._writes import Writes
 
@@ -67,6 +75,51 @@ class Ending:
         self.watch.tidy()
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self.outcome(ABORTED, text, failed=not asked_for, record=ended)
+
+    def wait(self, record: Record) -> Record:
+        """The step has passed, and somebody has to approve the next one."""
+        following = record.steps[record.step + 1]
+        reason = f"waits for approval before step {record.pause}, {following.title}"
+        waiting = record.ended(WAITING, self.world.now(), reason)
+        self.watch.save(force=True)
+        self.writes.write(waiting, expect=record, move=False)
+        self.tell_how(waiting)
+        return waiting
+
+    def tell_how(self, record: Record) -> None:
+        """How to approve."""
+        state = self.writes.observe()
+        self.say(f"WAITING  {record.reason}: playbooks/approve.yml, or {approve_by_hand(state, record)}")
+
+    def approve(self, record: Record, by: str) -> Record:
+        """The next step may come; the run that is at the release, or the next one, takes it up."""
+        approved = record.approved(by, self.world.now())
+        self.writes.write(approved, expect=record, move=False)
+        self.say(f"APPROVED  step {record.pause}, by {by}")
+        return approved
+
+    def roll_back(self, record: Record, reason: str, due: bool) -> Outcome:
+        """All traffic of a release that is over to its stable version, from whatever both of them have.
+
+        Not ``due``: it stands in the route object already.
+        """
+        decided, stable = self.world.now(), record.stable.name
+        ended = record.ended(ROLLED_BACK, decided, reason) if due else record
+        reason = ended.reason
+        if due:
+            if drifted := drift(self.writes.observe(), record):
+                self.say(f"overruled a {drifted}")
+            self.writes.write(ended, expect=record)
+        self.writes.follow(ended, self.writes.observe())
+        answer = self._programmed()
+        took = f"{answer.programmed} of {answer.asked} proxies after {self.world.now() - decided:.2f} s"
+        text = f"{stable} has all traffic again, in {took}: {reason}"
+        self.say(f"ROLLED BACK  {text}")
+        if answer.lagging:
+            late = f"still with the old weight: {'; '.join(answer.lagging[:5])}"
+            self.say(f"ROLLED BACK  {late}")
+            text += f"; {late}"
+        return self.outcome(ROLLED_BACK, text, failed=bool(answer.lagging), record=ended)
 
     def hold(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
         held = record.ended(HELD, self.world.now(), reason)

@@ -11,6 +11,8 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._checks import Round, unpacked
+from ansible_collections.progressive.istio.plugins.module_utils._counters import Counted, held_back, lack_of
+from ansible_collections.progressive.istio.plugins.module_utils._counters import unpacked as counted
 from ansible_collections.progressive.istio.plugins.module_utils._gate import compact
 from ansible_collections.progressive.istio.plugins.module_utils._looks import (
     Counts,
@@ -101,13 +103,14 @@ class Evidence:
     edge: float = 0.0  # in ms: slower requests are those that LATENCY counts as bad
     blame: Mapping[str, int] = field(default_factory=dict)  # the canary's bad answers by pod address and by code
     checks: Round = field(default_factory=Round)  # the user's own, in the present step
+    counters: Mapping[str, Counted] = field(default_factory=dict)  # by name, the user's own: their windows are in also
 
 
 def panel_of(evidence: Evidence, tolerance: Tolerance, latency: Tolerance | None = None) -> Panel:
     """A panel that has seen all windows of the evidence."""
     main = replace(tolerance, burst=max(tolerance.burst, evidence.burst))
     panel = Panel(
-        tolerances(tuple(evidence.also), main, latency),
+        tolerances(tuple(evidence.also), main, latency, {name: one.floor for name, one in evidence.counters.items()}),
         evidence.before,
         {name: words(name, evidence.edge) for name in evidence.also},
     )
@@ -117,7 +120,9 @@ def panel_of(evidence: Evidence, tolerance: Tolerance, latency: Tolerance | None
 
 def judge_again(evidence: Evidence, tolerance: Tolerance, latency: Tolerance | None = None) -> Verdict:
     """The verdict on all that was stored, as if the least time of the step were over."""
-    return panel_of(evidence, tolerance, latency).verdict(min_over=True)
+    verdict = panel_of(evidence, tolerance, latency).verdict(min_over=True)
+    lacks = {name: lack for name, one in evidence.counters.items() if (lack := lack_of(name, one, verdict))}
+    return held_back(verdict, lacks)
 
 
 def blamed(evidence: Evidence, look: Look, canary: str) -> dict[str, int]:
@@ -168,6 +173,7 @@ def dumps(evidence: Evidence) -> str:
         "coverage": list(astuple(evidence.coverage)),
         "before": list(evidence.before),
         "checks": evidence.checks.packed(),
+        "counters": {name: one.packed() for name, one in evidence.counters.items()},
     }
     text = json.dumps(data, separators=(",", ":"))
     if len(text) > MAX_BYTES:
@@ -177,6 +183,7 @@ def dumps(evidence: Evidence) -> str:
     if len(text) > MAX_BYTES:
         # Without its counters a proxy's next look is a base line: requests of one gap are lost, none are invented.
         data["proxies"], data["served"], data["since"] = {}, {}, look.time
+        data["counters"] = {name: one.bare().packed() for name, one in evidence.counters.items()}
         text = json.dumps(data, separators=(",", ":"))
     return text
 
@@ -244,6 +251,7 @@ def loads(text: str) -> Evidence:
             float(data.get("edge", 0.0)),
             {str(what): int(number) for what, number in data.get("blame", {}).items()},
             unpacked(data["checks"]) if "checks" in data else Round(),
+            {str(name): counted(one) for name, one in data.get("counters", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, EvidenceError):

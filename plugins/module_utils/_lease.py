@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster
-from ansible_collections.progressive.istio.plugins.module_utils._find import own_name
+from ansible_collections.progressive.istio.plugins.module_utils._find import own_name, reading
 from ansible_collections.progressive.istio.plugins.module_utils._objects import seconds_of
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import NOBODY
 from ansible_collections.progressive.istio.plugins.module_utils._record import OURS
@@ -180,3 +180,21 @@ class Lease:
                 return now["spec"].get("holderIdentity") or "another run"
             self._held = now  # the answer to our last renewal was lost, the renewal was not
         return ""
+
+
+class Leasing:
+    """What a World does with its Lease beside taking it. Errors are those of `reading`."""
+
+    _lease: Lease
+
+    def renew(self) -> bool:
+        with reading():
+            return self._lease.renew()
+
+    def release_lease(self) -> None:
+        with reading():
+            self._lease.release()
+
+    def lease(self) -> dict[str, Any] | None:
+        with reading():
+            return self._lease.describe()

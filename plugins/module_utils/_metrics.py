@@ -58,13 +58,19 @@ def words(name: str, edge: float = 0.0) -> str:
     """For a line: what makes a request one of those that are counted."""
     if name == LATENCY:
         return f"slower than {number(edge)} ms" if edge else "slow"
-    return {ERRORS: "bad", UNANSWERED: "without answer"}.get(name, name)
+    return {ERRORS: "bad", UNANSWERED: "without answer"}.get(name, f"{name} bad")
 
 
-def tolerances(names: Sequence[str], main: Tolerance, latency: Tolerance | None = None) -> dict[str, Tolerance]:
+def tolerances(
+    names: Sequence[str],
+    main: Tolerance,
+    latency: Tolerance | None = None,
+    floors: Mapping[str, float | None] | None = None,
+) -> dict[str, Tolerance]:
     """How each metric is judged, by name: errors as the user says, each with its part of alpha_fail.
 
-    ``names``: the metrics beside errors. An attempt that is retried is no cluster of anything but errors.
+    ``names``: the metrics beside errors. ``floors``: of the user's counters, where they have their own. An attempt that
+    is retried is no cluster of anything but errors.
     """
     if not names:
         return {ERRORS: main}
@@ -76,6 +82,8 @@ def tolerances(names: Sequence[str], main: Tolerance, latency: Tolerance | None 
         if name == LATENCY:
             slow = latency or Tolerance(main.ratio, LATENCY_FLOOR)
             found[name] = replace(plain, ratio=slow.ratio, floor=slow.floor)
+        elif (floor := (floors or {}).get(name)) is not None:
+            found[name] = replace(plain, floor=floor)
     return found
 
 

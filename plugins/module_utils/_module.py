@@ -13,6 +13,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.progressive.istio.plugins.module_utils import _cluster
 from ansible_collections.progressive.istio.plugins.module_utils._audience import parse
 from ansible_collections.progressive.istio.plugins.module_utils._checks_world import CHECK_SPEC, checks_of
+from ansible_collections.progressive.istio.plugins.module_utils._counters_world import COUNTER_SPEC, counters_of
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want, check_want
 from ansible_collections.progressive.istio.plugins.module_utils._prometheus_http import PROMETHEUS_SPEC
@@ -45,6 +46,7 @@ ANALYSIS_SPEC: Mapping[str, Any] = {
     "observe": {"type": "bool", "default": False},
     "min_coverage": {"type": "float", "default": 0.8},
     "capacity": {"type": "bool", "default": True},
+    "counters": {"type": "list", "elements": "dict", "default": [], "options": dict(COUNTER_SPEC)},
     "checks": {"type": "list", "elements": "dict", "default": [], "options": dict(CHECK_SPEC)},
     "interval": {"type": "float", "default": 1.0},
     "max_wait": {"type": "float", "default": 1200.0},
@@ -68,9 +70,14 @@ RELEASE_SPEC: Mapping[str, Any] = {
 COOKIE_ATTRIBUTES = "Path=/; Max-Age=86400; HttpOnly; SameSite=Lax"
 DEFAULT_STEPS = [{"weight": weight, "min_seconds": 60} for weight in (10, 25, 50, 100)]
 
+STEP = ("weight", "min_seconds", "mirror", "pause")
 # Of istio_canary alone.
 CANARY_SPEC: Mapping[str, Any] = {
-    "state": {"type": "str", "choices": ["promoted", "aborted", "paused", "retired"], "default": "promoted"},
+    "state": {
+        "type": "str",
+        "choices": ["promoted", "aborted", "paused", "approved", "rolled_back", "retired"],
+        "default": "promoted",
+    },
     "reason": {"type": "str", "default": ""},
     "stable_version": {"type": "str", "default": ""},
     "steps": {
@@ -81,6 +88,7 @@ CANARY_SPEC: Mapping[str, Any] = {
             "weight": {"type": "int", "required": True},
             "min_seconds": {"type": "int", "default": 0},
             "mirror": {"type": "int", "default": 0},
+            "pause": {"type": "bool", "default": False},
         },
     },
     "cohort": {
@@ -102,6 +110,7 @@ CANARY_SPEC: Mapping[str, Any] = {
     },
     "verify_timeout": {"type": "float", "default": 30.0},
     "drain_timeout": {"type": "float", "default": 60.0},
+    "approval_timeout": {"type": "float", "default": 0.0},
     "retry": {"type": "bool", "default": False},
     "adopt": {"type": "bool", "default": False},
     "on_drift": {"type": "str", "choices": ["hold", "abort", "adopt"], "default": "hold"},
@@ -181,13 +190,14 @@ def want(params: Mapping[str, Any]) -> Want:
     wish = Want(
         canary=params["canary_version"],
         stable=params["stable_version"],
-        steps=tuple(Step(step["weight"], step["min_seconds"], step["mirror"]) for step in params["steps"]),
+        steps=tuple(Step(*(step[key] for key in STEP)) for step in params["steps"]),
         state=params["state"],
         reason=" ".join(params["reason"].split())[:REASON_LENGTH],
         tolerance=tolerance(analysis),
         min_coverage=analysis["min_coverage"],
         capacity=analysis["capacity"],
         checks=checks_of(analysis),
+        counters=counters_of(analysis),
         latency=slowness(analysis),
         edge=analysis["latency_edge"],
         warm_up=analysis["warm_up"],
@@ -204,6 +214,7 @@ def want(params: Mapping[str, Any]) -> Want:
         preflight=params["preflight"],
         audience=parse(params["cohort"], params["sticky"]),
         drain_timeout=params["drain_timeout"],
+        approval_timeout=params["approval_timeout"],
         goal=Goal(**(params["goal"] or {})),
         orphan=bool(params["on_orphan"]),
     )

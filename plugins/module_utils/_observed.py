@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.progressive.istio.plugins.module_utils._record import ABORTED, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import Record
 
 SURE = math.log(1000.0)
 LITTLE = 0.05  # of the requests: so many may come from proxies that send too little to tell
@@ -25,7 +25,7 @@ Shares = Mapping[str, float]
 
 def intended(record: Record) -> tuple[Shares, tuple[Shares, ...]]:
     """What the record intends, and what proxies may still run: the steps before it. Shares of stable and canary."""
-    done = [step.weight for step in record.steps[: record.step + (record.phase == ABORTED)]]
+    done = [step.weight for step in record.steps[: record.step + record.taken_back]]
     earlier = dict.fromkeys(weight for weight in (done[-2:] or [0]) if weight != record.weight)
     return _shares(record, record.weight), tuple(_shares(record, weight) for weight in earlier)
 

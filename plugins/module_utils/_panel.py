@@ -61,6 +61,7 @@ class Panel:
         for name, past in ((ERRORS, windows), *also.items()):
             for window in past:
                 self._gates[name].observe(window)
+        self.begin_step(self.errors.step, self.errors.weight)  # whichever step a metric's last window is of
 
     def verdict(self, min_over: bool, source_ok: bool = True, why: str = "", health: Health | None = None) -> Verdict:
         """The verdict on all metrics together; the arguments as of Gate.verdict."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _routes, _shown
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, State
-from ansible_collections.progressive.istio.plugins.module_utils._record import ABORTED, ANNOTATION, PROMOTED, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, APPROVE, PROMOTED, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,20 @@ def patch_for(token: Token, record: Record, move: bool = True) -> list[_routes.O
     """For the object with the record: that, and unless ``move`` is false all that it intends."""
     stable, canary = record.stable.name, record.canary.name
     note = {ANNOTATION: record.dumps()}
+    spent = _spent(token, record)
     if not move:
-        return _routes.weight_patch(token.obj, token.route, {}, note)
+        return [*_routes.weight_patch(token.obj, token.route, {}, note), *spent]
     clone = (stable, canary) if canary not in token.route.weights() else None
-    return _with_shown(token, record, _routes.weight_patch(token.obj, token.route, record.weights(), note, clone))
+    patch = [*_routes.weight_patch(token.obj, token.route, record.weights(), note, clone), *spent]
+    return _with_shown(token, record, patch)
+
+
+def _spent(token: Token, record: Record) -> list[_routes.Operation]:
+    """Take out an approval that is used, or was for something else."""
+    text = (token.obj["metadata"].get("annotations") or {}).get(APPROVE)
+    if text is None or record.expects(text):
+        return []
+    return [{"op": "remove", "path": f"/metadata/annotations/{APPROVE.replace('/', '~1')}"}]
 
 
 def follow_patch(token: Token, record: Record) -> list[_routes.Operation]:
@@ -53,7 +63,7 @@ def follow_patch(token: Token, record: Record) -> list[_routes.Operation]:
     stable, canary, weights = record.stable.name, record.canary.name, record.weights()
     if canary in token.route.weights():
         patch = _routes.weight_patch(token.obj, token.route, weights)
-    elif record.phase == ABORTED:
+    elif record.taken_back:
         patch = _routes.weight_patch(token.obj, token.route, {stable: weights[stable]})
     else:
         patch = _routes.weight_patch(token.obj, token.route, weights, clone=(stable, canary))

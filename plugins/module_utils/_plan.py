@@ -14,14 +14,12 @@ from typing import TypeAlias
 
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
 from ansible_collections.progressive.istio.plugins.module_utils._checks import Check
+from ansible_collections.progressive.istio.plugins.module_utils._counters import Counter
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import LATENCY_FLOOR
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
-    ABORTED,
     HELD,
-    PROGRESSING,
-    PROMOTED,
     Record,
     Step,
     Version,
@@ -29,7 +27,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import Tolerance, Verdict
 from ansible_collections.progressive.istio.plugins.module_utils._wish import Goal
 
-STOPPING = ("aborted", "paused")  # states that end what is under way, whoever runs it
+STOPPING = ("aborted", "paused", "rolled_back")  # states that end what is under way, whoever runs it
 INCONCLUSIVE = ("hold", "abort", "promote")
 
 
@@ -64,9 +62,11 @@ class Want:
     warm_up: float = 10.0  # in which latency is not judged
     observe: bool = False
     checks: tuple[Check, ...] = ()
+    counters: tuple[Counter, ...] = ()
     audience: Audience = field(default_factory=Audience)
     drain_timeout: float = 60.0  # of retired
     orphan: bool = False  # only a release whose run has died
+    approval_timeout: float = 0.0  # that a run stays at a release which waits for approval
     goal: Goal = field(default_factory=Goal)  # of a plan
 
 
@@ -133,11 +133,12 @@ class State:
     token: object = None  # the World's own: what a write is based on
     aliases: Mapping[str, str] = field(default_factory=dict)  # what else the versions may be called by the user
     others: tuple[Other, ...] = ()
+    approval: str = ""  # text of the annotation APPROVE
     astray: str = ""  # what somebody else has changed of the record's cohort, cookie and mirror
 
     def weight_of(self, version: str) -> int:
         """The share of a version in percent of the route's weights, rounded."""
-        return _share(self.weights, version)
+        return share_of(self.weights, version)
 
     def version(self, name: str) -> Workload:
         """The version's pods; none at all when its subset is gone."""
@@ -200,7 +201,25 @@ class Refuse:
     text: str
 
 
-Decision: TypeAlias = "Start | Adopt | Resume | Done | Refuse"
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Give all traffic back to the stable version of a release that is over. ``warning``: what speaks
+    against it. Not ``due``: the route has it already, and only the proxies are asked.
+    """
+
+    record: Record
+    warning: str = ""
+    due: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Approve:
+    """Let a release that waits go on to its next step."""
+
+    record: Record
+
+
+Decision: TypeAlias = "Start | Adopt | Resume | RollBack | Approve | Done | Refuse"
 
 
 def resolve(want: Want, state: State) -> Want:
@@ -212,13 +231,11 @@ def resolve(want: Want, state: State) -> Want:
 def check_want(want: Want) -> None:
     """Raise ReleaseError for options that make no sense, naming the option."""
     if want.state == "promoted":
-        if not want.canary:
-            raise ReleaseError("canary_version is empty; say which version (subset) is to be released")
-        if want.canary == want.stable:
+        if want.canary and want.canary == want.stable:
             raise ReleaseError(f"canary_version and stable_version are both '{want.canary}'")
         _check_steps(want.steps, bool(want.audience.cohort))
-    if want.reason and want.state not in STOPPING:
-        raise ReleaseError(f"reason is for state aborted and paused, not for {want.state}")
+    if want.reason and want.state not in (*STOPPING, "approved"):
+        raise ReleaseError(f"reason is for state aborted, approved, paused and rolled_back, not for {want.state}")
     if want.until_step is not None and want.until_step < 1:
         raise ReleaseError(f"until_step is {want.until_step}; steps count from 1")
     if want.on_inconclusive not in INCONCLUSIVE:
@@ -233,6 +250,7 @@ def check_want(want: Want) -> None:
         ("analysis.max_hold", want.max_hold, 1),
         ("verify_timeout", want.verify_timeout, 1),
         ("drain_timeout", want.drain_timeout, 6),
+        ("approval_timeout", want.approval_timeout, 0),
     ):
         if not value >= least:
             unit = "ms" if name == "analysis.latency_edge" else "s"
@@ -256,6 +274,8 @@ def check_want(want: Want) -> None:
 def _check_steps(steps: tuple[Step, ...], cohort: bool) -> None:
     if not steps:
         raise ReleaseError("steps is empty; give at least one, for example [{weight: 10}, {weight: 100}]")
+    if steps[0].pause:
+        raise ReleaseError("steps[1].pause: a release begins with its first step; who starts it approves that")
     before = (-1, -1)
     for number, step in enumerate(steps, 1):
         _check_step(f"steps[{number}]", step, cohort)
@@ -283,61 +303,6 @@ def _check_step(option: str, step: Step, cohort: bool) -> None:
         raise ReleaseError(f"{option}.min_seconds is {step.min_seconds}; it cannot be negative")
 
 
-def admit(want: Want, state: State) -> Decision:
-    """Whether the wish may be followed, from what is there alone. Raises ReleaseError for what has to be mended."""
-    record = state.record
-    if record and record.phase in (PROGRESSING, HELD):
-        return _running(want, state, record)
-    if want.state in STOPPING:
-        what = "abort" if want.state == "aborted" else "pause"
-        return Done(record.phase if record else "none", f"no release is running; nothing to {what}")
-    canary = _known(state, want.canary)
-    taken_back = record and record.phase == ABORTED and record.canary == canary.version
-    if record and taken_back and not want.retry and not state.weights.get(want.canary, 0):
-        return Refuse(
-            ABORTED,
-            f"{want.canary} was taken back by release {record.id} ({record.reason}) and has not changed since; "
-            "change its pod template, or set retry",
-        )
-    others = {name: weight for name, weight in state.weights.items() if name != want.canary}
-    if state.weights.get(want.canary, 0) and not any(others.values()):
-        return _together(state, want.canary) or Done(PROMOTED, f"{want.canary} has all traffic already")
-    stable = _known(state, _stable(want, state, others))
-    given, share = state.weights.get(want.canary, 0), state.weight_of(want.canary)
-    if given and not want.adopt:
-        return Refuse(
-            "refused",
-            f"{state.where} gives {want.canary} {share or '<1'} % and carries no record of a running release: released "
-            f"by somebody else (last writer {state.manager}); set adopt to go on from there, or set its weight to 0",
-        )
-    _fit(canary)
-    _fit(stable)
-    if not (canary.meshed or stable.meshed):
-        raise ReleaseError(
-            f"no pod of {want.canary} or {stable.version.name} has an Istio sidecar; weights need them. "
-            "Label the namespace for injection (istio-injection=enabled or istio.io/rev) and restart its workloads"
-        )
-    if refused := _together(state, want.canary):
-        return refused
-    if not given:
-        return Start(stable.version, canary.version)
-    return Adopt(stable.version, canary.version, step_for(want.steps, share))
-
-
-def _together(state: State, canary: str) -> Refuse | None:
-    """A release begins where all route objects of the service say the same of the canary."""
-    share = state.weight_of(canary)
-    for other in state.others:
-        there = _share(other.weights, canary)
-        if there != share:
-            return Refuse(
-                "refused",
-                f"{other.where} gives {canary} {there} %, and {state.where} {share} %; they are released together: "
-                f"give it {share} % there, too (istio_weight)",
-            )
-    return None
-
-
 def behind(state: State, record: Record) -> tuple[Other, ...]:
     """The other route objects that do not have the weights of the record yet, or not its cohort, cookie and mirror."""
     return tuple(other for other in state.others if other.astray or not other.has(record.weights()))
@@ -349,7 +314,7 @@ def strayed(state: State, record: Record, arrived: bool) -> str:
     A run that was killed may have left it one step behind; one that has ``arrived`` at this step has left nothing.
     Where a release was taken back, it may be at any of its steps.
     """
-    if record.phase == ABORTED:
+    if record.taken_back:
         known = [record.at(step, 0.0).weights() for step in range(len(record.steps))]
     elif arrived:
         known = []
@@ -358,7 +323,7 @@ def strayed(state: State, record: Record, arrived: bool) -> str:
     for other in state.others:
         if not any(other.has(weights) for weights in (record.weights(), *known)):
             return (
-                f"drift: {other.where} says {_said(other.weights)}, this release sets {_said(record.weights())}; "
+                f"drift: {other.where} says {said(other.weights)}, this release sets {said(record.weights())}; "
                 f"last written by {other.manager}"
             )
     return ""
@@ -366,7 +331,7 @@ def strayed(state: State, record: Record, arrived: bool) -> str:
 
 def plan_of(record: Record) -> str:
     """For the first line of a release: ``steps 10, 50, 100 %``, and who else sees the canary."""
-    titles = [step.title.removesuffix(" %") for step in record.steps]
+    titles = ["approval, " * step.pause + step.title.removesuffix(" %") for step in record.steps]
     more = [f"a cohort of {len(record.audience.cohort)} rules"] if record.audience.cohort else []
     more += [f"sticky by cookie {record.audience.cookie}"] if record.audience.cookie else []
     more += ["OBSERVE: goes on by time alone, whatever the verdict"] if record.observe else []
@@ -383,7 +348,7 @@ def drift(state: State, record: Record) -> str:
     want = record.weights()
     if all(state.weights.get(name) == weight for name, weight in want.items()):
         return f"drift: {state.astray}; last written by {state.manager}" if state.astray else ""
-    there, ours = _said(state.weights), _said(want)
+    there, ours = said(state.weights), said(want)
     more = f"; {state.astray}" if state.astray else ""
     return f"drift: the route says {there}, this release set {ours}{more}; last written by {state.manager}"
 
@@ -393,23 +358,15 @@ def held_for_drift(record: Record) -> bool:
     return record.phase == HELD and record.reason.startswith("drift: ")
 
 
-def _said(weights: Mapping[str, int]) -> str:
+def said(weights: Mapping[str, int]) -> str:
+    """For messages: ``v1 90, v2 10``."""
     return ", ".join(f"{name} {weight}" for name, weight in sorted(weights.items()))
 
 
-def _share(weights: Mapping[str, int], version: str) -> int:
+def share_of(weights: Mapping[str, int], version: str) -> int:
+    """Of a version in percent, rounded."""
     total = sum(weights.values())
     return round(100 * weights.get(version, 0) / total) if total else 0
-
-
-def _running(want: Want, state: State, record: Record) -> Decision:
-    if want.canary and want.canary != record.canary.name:
-        return Refuse(
-            "refused",
-            f"release {record.id} of {record.canary.name} is {record.phase} at {record.weight} % on {state.where}; "
-            f"promote or abort it before {want.canary} can be released",
-        )
-    return Resume(record, newer_canary(record, state) if want.state == "promoted" else "")
 
 
 def require_clients(state: State, look: Look) -> None:
@@ -449,37 +406,3 @@ def taken_over(state: State, record: Record) -> str:
             "the weights are as they were"
         )
     return f"release {state.record.id} ({state.record.phase}, by {state.record.by}) is on {state.where} now"
-
-
-def _stable(want: Want, state: State, others: Mapping[str, int]) -> str:
-    live = sorted((name for name, weight in others.items() if weight), key=lambda name: -others[name])
-    if not live:
-        raise ReleaseError(f"{state.where} has no other destination with traffic to compare {want.canary} with")
-    if len(live) > 1:
-        shares = ", ".join(f"{name} {others[name]}" for name in live)
-        raise ReleaseError(f"{state.where} splits traffic among {shares}; a release moves it between two versions only")
-    if want.stable and want.stable != live[0]:
-        raise ReleaseError(f"stable_version is '{want.stable}', but the traffic of {state.where} is on '{live[0]}'")
-    return live[0]
-
-
-def _known(state: State, name: str) -> Workload:
-    if name not in state.versions:
-        raise ReleaseError(
-            f"{state.service} has no version '{name}' (subset of its DestinationRule, or Service of an HTTPRoute); "
-            f"there are: {', '.join(sorted(state.versions)) or 'none'}"
-        )
-    return state.versions[name]
-
-
-def _fit(workload: Workload) -> None:
-    name = workload.version.name
-    if not workload.ready:
-        raise ReleaseError(
-            f"{name} has no ready pod (pods of its subset: {workload.pods}){workload.why}; weight would be answered "
-            "with 503. Deploy it and wait until it is ready"
-        )
-    if workload.mixed:
-        raise ReleaseError(
-            f"{name} is in the middle of a rollout (pods of two templates){workload.why}; wait until it is complete"
-        )

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ansible_collections.progressive.istio.plugins.module_utils._admit import admit
 from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Job, about
+from ansible_collections.progressive.istio.plugins.module_utils._counters import PARTS, said_of
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, covered, judge_again
 from ansible_collections.progressive.istio.plugins.module_utils._find import NoRouteObject
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
@@ -29,14 +31,15 @@ from ansible_collections.progressive.istio.plugins.module_utils._patches import 
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     STOPPING,
     Adopt,
+    Approve,
     Done,
     Refuse,
     ReleaseError,
     Resume,
+    RollBack,
     State,
     Want,
     Workload,
-    admit,
     require_clients,
     resolve,
 )
@@ -56,6 +59,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     HELD,
     PROGRESSING,
     PROMOTED,
+    ROLLED_BACK,
+    WAITING,
     Record,
     Step,
 )
@@ -78,6 +83,11 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         return {"phase": decision.phase, "failed": True, "changed": False, "msg": decision.text, "plan": []}
     if isinstance(decision, Done):
         return {"phase": decision.phase, "changed": False, "msg": decision.text, "plan": []}
+    if isinstance(decision, Approve):
+        text = f"would approve step {decision.record.pause} of release {decision.record.id}"
+        return {"phase": "planned", "changed": True, "msg": text, "plan": []}
+    if isinstance(decision, RollBack):
+        return _rolled_back(world, state, want, decision)
     now, look = world.now(), world.look()
     require_clients(state, look)
     findings: Sequence[Finding] = ()
@@ -92,8 +102,10 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
             "(new)", state.uid, decision.stable, decision.canary, steps, first, PROGRESSING, now, now, world.identity()
         )
         record = replace(record, audience=want.audience, observe=want.observe)
+        record = replace(record, previous=state.record.history() if state.record else ())
         world.rehearse(state, record)
         world.checks.rehearse(want.checks, _subject(record))
+        world.counters.rehearse(want.counters, (record.canary.name, record.stable.name))
         writes = [record, *_rest(record, now)]
         share = state.weight_of(record.canary.name)
         text = f"would release {record.canary.name} (now {share} %) against {record.stable.name}"
@@ -115,6 +127,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         "findings": _findings(findings),
         "diff": _diff(state, writes[0]) if writes else {},
         **({"checks": _checks(world, want, record)} if want.checks else {}),
+        **({"counters": _counters(world, want, record)} if want.counters else {}),
     }
     told: dict[int, StepForecast] = {}
     stopping = isinstance(decision, Resume) and (want.state in STOPPING or decision.changed)
@@ -130,15 +143,33 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
     return result
 
 
+def _rolled_back(world: LiveWorld, state: State, want: Want, decision: RollBack) -> dict[str, Any]:
+    if not decision.due:
+        text = f"{decision.record.stable.name} has all traffic already"
+        return {"phase": ROLLED_BACK, "changed": False, "msg": text, "plan": []}
+    record = decision.record.ended(ROLLED_BACK, world.now(), want.reason or "asked for")
+    text = f"would give all traffic back to {record.stable.name}" + f"; WARNING: {decision.warning}" * bool(
+        decision.warning
+    )
+    return {
+        "phase": "planned",
+        "changed": True,
+        "msg": text,
+        "release_id": record.id,
+        "diff": _diff(state, record),
+        "plan": [_line(state, record, {})],
+    }
+
+
 def _resumed(want: Want, decision: Resume, now: float) -> tuple[list[Record], str]:
     """What would be written of a release that is under way, and in words what would become of it."""
     record, why = decision.record, decision.changed or want.reason or "asked for"
-    if want.state == "aborted" or decision.changed:
+    if want.state in ("aborted", "rolled_back") or decision.changed:
         return [record.ended(ABORTED, now, why)], f"it would be aborted: {why}"
     if want.state == "paused":
         held = record.phase == HELD
         return [] if held else [record.ended(HELD, now, why)], "it stays so" if held else f"it would be held: {why}"
-    return _rest(record, now), "it would go on"
+    return _rest(record, now), record.reason if record.phase == WAITING else "it would go on"
 
 
 def _subject(record: Record) -> About:
@@ -155,6 +186,17 @@ def _checks(world: LiveWorld, want: Want, record: Record) -> list[dict[str, Any]
         for check in want.checks
     }
     return [{"name": name, "state": answer.state, "text": answer.text} for name, answer in answers.items()]
+
+
+def _counters(world: LiveWorld, want: Want, record: Record) -> list[dict[str, Any]]:
+    """The user's counters, asked now."""
+    versions, found = (record.canary.name, record.stable.name), []
+    for one in want.counters:
+        seconds = one.seconds(None, 0.0)
+        queries = [one.query(part, version, seconds) for version in versions for part in PARTS]
+        text = said_of(one, world.counters.answer(one, versions, seconds))
+        found.append({"name": one.name, "queries": queries, "text": text})
+    return found
 
 
 def _rest(record: Record, now: float) -> list[Record]:
@@ -191,9 +233,11 @@ def _traffic(world: LiveWorld, want: Want, before: Look, versions: Sequence[str]
     names = counted_by(after, bool(edge))
     counts = past(after, (ERRORS, *names), edge, stable)
     main = replace(want.tolerance, burst=max(want.tolerance.burst, burst_of(after)))
+    own = tuple(one.name for one in want.counters)  # they have their part of alpha_fail, and traffic of their own
     metrics = tuple(
         Judged(name, words(name, edge), how, counts[name][1] / counts[name][0] if counts[name][0] else 0.0)
-        for name, how in tolerances(names, main, want.latency).items()
+        for name, how in tolerances((*names, *own), main, want.latency).items()
+        if name in counts
     )
     pace = requests / max(after.time - before.time, 0.1)
     basis = Basis(pace, metrics, want.interval, want.max_wait, want.on_inconclusive, want.warm_up, after.reads)
@@ -206,6 +250,8 @@ def _traffic(world: LiveWorld, want: Want, before: Look, versions: Sequence[str]
         notes.append(
             "analysis.observe: verdicts are only said, nothing is taken back, and steps end by their least time"
         )
+    if own:
+        notes.append(f"{', '.join(own)}: judged as well, but not in these times: nobody knows how much they will count")
     if not counts[ERRORS][0]:
         notes.append(f"nothing is known of {stable} yet: it is taken to be without errors")
     if LATENCY in names and not want.edge and counts[LATENCY][0] < KNOWN:
@@ -264,6 +310,8 @@ def _line(state: State, record: Record, told: Mapping[int, StepForecast]) -> dic
         line["others"] = {other.where: visible(follow_patch(token_of(other), record)) for other in state.others}
     if record.phase == PROGRESSING:
         line |= _told(told[record.step])
+        if record.present.pause:
+            line["text"] = f"waits for approval, then {line['text']}"
     else:
         line["text"] = f"then {record.phase}"
     return line
@@ -422,4 +470,13 @@ def _record(record: Record | None) -> dict[str, Any] | None:
         "audience": asdict(record.audience),
         "observe": record.observe,
         "retired": record.retired,
+        "approvals": [asdict(approval) for approval in record.approvals],
+        "previous": [
+            {
+                **asdict(past),
+                "stable": {"version": past.stable.name, "hash": past.stable.hash},
+                "canary": {"version": past.canary.name, "hash": past.canary.hash},
+            }
+            for past in record.previous
+        ],
     }

@@ -45,7 +45,7 @@ TARGET = (
     "pod_name",
     "kubernetes_pod_name",
 )
-_NAMESPACES, _PODS = ("pod_namespace", "kubernetes_namespace", "namespace"), ("pod", "pod_name", "kubernetes_pod_name")
+_NAMESPACES, PODS = ("pod_namespace", "kubernetes_namespace", "namespace"), ("pod", "pod_name", "kubernetes_pod_name")
 _LABEL = re.compile(r"[a-zA-Z_]\w*")
 
 Labels = Mapping[str, str]
@@ -192,23 +192,23 @@ def gone(labels: Labels) -> bool:
     return "DC" in flags or (labels.get("response_code") == "0" and not flags and not bad(labels))
 
 
-def _target(labels: Labels) -> str:
+def target_of(labels: Labels) -> str:
     return "/".join(labels.get(name, "") for name in TARGET)
 
 
-def _name(labels: Labels) -> str:
+def name_of(labels: Labels) -> str:
     """``namespace/pod`` where the labels tell, else the target's address; whatever tells it from others."""
     namespace = next((labels[name] for name in _NAMESPACES if labels.get(name)), "")
-    pod = next((labels[name] for name in _PODS if labels.get(name)), "")
+    pod = next((labels[name] for name in PODS if labels.get(name)), "")
     return f"{namespace}/{pod}" if namespace and pod else labels.get("instance") or pod or "target without a name"
 
 
-def _id(labels: Labels) -> str:
+def series_id(labels: Labels) -> str:
     own = json.dumps(sorted((name, value) for name, value in labels.items() if name not in TARGET))
     return hashlib.sha256(own.encode()).hexdigest()[:10]
 
 
-def _runs(points: Iterable[tuple[float, int]], known: Collection[int]) -> dict[int, int]:
+def runs_of(points: Iterable[tuple[float, int]], known: Collection[int]) -> dict[int, int]:
     """The last count of each run between two falls, by its start (ms); ``known``: starts of runs in the last look."""
     found: dict[int, int] = {}
     start = last = -1
@@ -233,9 +233,9 @@ class _Tally:
     codes: dict[str, int] = field(default_factory=dict)
 
     def add(self, one: Series, version: str, before: ProxyLook | None) -> None:
-        prefix = f"{version}@{_id(one.labels)}~"
+        prefix = f"{version}@{series_id(one.labels)}~"
         known = [key for key in (before.also.get(UNANSWERED, {}) if before else {}) if key.startswith(prefix)]
-        runs = _runs(one.points, [int(key.rpartition("~")[2]) for key in known])
+        runs = runs_of(one.points, [int(key.rpartition("~")[2]) for key in known])
         for start, count in runs.items():
             key = f"{prefix}{start}"
             self.every[key] = (count, count if gone(one.labels) else 0)
@@ -262,8 +262,8 @@ def _tallied(
         points = tuple(point for point in one.points if point[0] <= until)
         if not version or not points:
             continue
-        uid = _target(one.labels)
-        tally = found.setdefault(uid, _Tally(_name(one.labels)))
+        uid = target_of(one.labels)
+        tally = found.setdefault(uid, _Tally(name_of(one.labels)))
         tally.newest = max(tally.newest, points[-1][0])
         tally.add(Series(one.labels, points), version, before.get(uid))
     return found

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from ansible_collections.progressive.istio.plugins.module_utils._capacity import Capacity
 from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Check
+from ansible_collections.progressive.istio.plugins.module_utils._counters import Counter, Samples
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
@@ -77,6 +78,16 @@ class Asker(Protocol):
         """Delete these Jobs of checks. Does not raise."""
 
 
+class CounterAsker(Protocol):
+    """Who asks the user's own counters."""
+
+    def rehearse(self, counters: Sequence[Counter], versions: Sequence[str]) -> None:
+        """Ask once, and write nothing. Raises ReleaseError for what cannot work."""
+
+    def ask(self, counter: Counter, versions: Sequence[str], seconds: float) -> Samples | None:
+        """Begin to ask for the last ``seconds``, or bring the samples; None while there are none. Does not raise."""
+
+
 #: Who holds a lease that was given back, or was never there.
 NOBODY = "nobody"
 
@@ -129,6 +140,10 @@ class World(Protocol):
     @property
     def checks(self) -> Asker:
         """Who asks the user's own checks."""
+
+    @property
+    def counters(self) -> CounterAsker:
+        """Who asks the user's own counters."""
 
     def look(self) -> Look:
         """The counters of all proxies that send requests to the service."""

@@ -16,11 +16,15 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience, Shown, restored
 
 ANNOTATION = "progressive.istio/release"
+APPROVE = "progressive.istio/approve"  # a person's, with kubectl: release/step
 OURS = {"app.kubernetes.io/managed-by": "progressive.istio"}  # a label of objects that are this collection's own
-FORMAT = 2  # 1 knows no observe
+FORMAT = 3  # 1 knows no observe, 2 no previous and no pause
 
 PROGRESSING, HELD, ABORTED, PROMOTED = "progressing", "held", "aborted", "promoted"
-PHASES = (PROGRESSING, HELD, ABORTED, PROMOTED)
+ROLLED_BACK = "rolled_back"  # after it had been promoted
+WAITING = "waiting"  # for approval of its next step
+PHASES = (PROGRESSING, HELD, WAITING, ABORTED, PROMOTED, ROLLED_BACK)
+MOST_PREVIOUS = 5
 
 
 class RecordError(ValueError):
@@ -38,12 +42,13 @@ class Version:
 @dataclass(frozen=True, slots=True)
 class Step:
     """One entry of the plan: canary weight in percent, the least time there in seconds, and how many percent of the
-    requests are sent to the canary as well, whose answers nobody gets.
+    requests are sent to the canary as well, whose answers nobody gets. ``pause``: somebody has to approve it before.
     """
 
     weight: int
     min_seconds: int = 0
     mirror: int = 0
+    pause: bool = False
 
     @property
     def judged(self) -> int:
@@ -61,6 +66,33 @@ class Step:
         weight = f"weight {self.weight} %" if self.weight or not self.mirror else ""
         mirror = f"mirror {self.mirror} %" if self.mirror else ""
         return ", ".join(filter(None, (weight, mirror)))
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Which step (from 1) was approved, by whom, and when (seconds)."""
+
+    step: int
+    by: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """What a release that is over leaves in the record of the next one: how it ended, when (seconds), by whom, why."""
+
+    id: str
+    stable: Version
+    canary: Version
+    phase: str
+    at: float
+    by: str
+    reason: str
+
+    @property
+    def rejects(self) -> bool:
+        """Whether its canary was sent back."""
+        return self.phase in (ABORTED, ROLLED_BACK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +114,55 @@ class Record:
     audience: Audience = field(default_factory=Audience)
     observe: bool = False  # verdicts are said, and not followed
     retired: str = ""  # the version that was taken out of the route after the release was over
+    previous: tuple[Previous, ...] = ()  # the release before; after it, older ones whose canary is still rejected
+    approvals: tuple[Approval, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        """Whether it is under way."""
+        return self.phase in (PROGRESSING, HELD, WAITING)
+
+    def pauses(self) -> list[int]:
+        """The steps to come (from 1) that need an approval and have none."""
+        approved = {approval.step for approval in self.approvals}
+        steps = enumerate(self.steps, 1)
+        return [n for n, step in steps if step.pause and n > self.step + 1 and n not in approved]
+
+    @property
+    def pause(self) -> int:
+        """The next step (from 1) where it needs an approval and has none, else 0."""
+        return self.step + 2 if self.step + 2 in self.pauses() else 0
+
+    def expects(self, text: str) -> bool:
+        """Whether an annotation APPROVE is about a step to come of this very release."""
+        return self.running and text in [f"{self.id}/{number}" for number in self.pauses()]
+
+    def approved(self, by: str, now: float) -> Record:
+        """The same release with its next step approved; the least time of the present one has passed before."""
+        approvals = (*self.approvals, Approval(self.pause, by, now))
+        since = now - self.present.min_seconds
+        return replace(self, phase=PROGRESSING, since=since, reason="", approvals=approvals)
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether the stable version has all traffic again."""
+        return self.phase in (ABORTED, ROLLED_BACK)
+
+    def summary(self) -> Previous:
+        """What is kept of it when it is over."""
+        return Previous(self.id, self.stable, self.canary, self.phase, self.since, self.by, self.reason)
+
+    def ruling(self, canary: Version) -> Previous | None:
+        """How the newest release of this very version ended, if that is known."""
+        return next((past for past in (self.summary(), *self.previous) if past.canary == canary), None)
+
+    def history(self) -> tuple[Previous, ...]:
+        """For the next release's ``previous``. Of each version's name the newest ending alone says what it is worth."""
+        kept = [self.summary()]
+        for past in self.previous:
+            if past.rejects and past.canary.name not in {newer.canary.name for newer in kept}:
+                kept.append(past)
+        return tuple(kept[:MOST_PREVIOUS])
 
     @property
     def present(self) -> Step:
@@ -96,7 +177,7 @@ class Record:
     @property
     def weight(self) -> int:
         """The canary weight that this record intends, in percent."""
-        return 0 if self.phase == ABORTED else self.present.weight
+        return 0 if self.taken_back else self.present.weight
 
     def weights(self) -> dict[str, int]:
         """Both weights that this record intends, by subset."""
@@ -105,7 +186,7 @@ class Record:
     @property
     def shown(self) -> Shown:
         """What the route objects are to have for this audience now; all of it is gone at the end."""
-        over, wish = self.phase in (ABORTED, PROMOTED), self.audience
+        over, wish = not self.running, self.audience
         mirror = self.present.mirror if any(step.mirror for step in self.steps) else None
         return Shown(
             () if over else wish.cohort,
@@ -120,7 +201,7 @@ class Record:
         return replace(self, step=step, since=now, phase=PROGRESSING, reason="")
 
     def ended(self, phase: str, now: float, reason: str) -> Record:
-        """The record of the same release that is held, aborted or promoted, and why."""
+        """The record of the same release that is held or over, and why."""
         return replace(self, phase=phase, since=now, reason=reason)
 
     def dumps(self) -> str:
@@ -145,11 +226,21 @@ def loads(text: str) -> Record:
         data["steps"] = tuple(Step(**step) for step in data["steps"])
         data["others"] = tuple(data.get("others", ()))
         data["audience"] = restored(data["audience"]) if "audience" in data else Audience()
+        data["approvals"] = tuple(Approval(**approval) for approval in data.get("approvals", ()))
+        data["previous"] = tuple(_previous(past) for past in data.get("previous", ()))
         record = Record(**data)
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(_broken(str(error))) from None
     _check(record)
     return record
+
+
+def _previous(data: dict[str, Any]) -> Previous:
+    past = Previous(**{**data, "stable": Version(**data["stable"]), "canary": Version(**data["canary"])})
+    texts = (past.id, past.phase, past.by, past.reason, *asdict(past.stable).values(), *asdict(past.canary).values())
+    if not all(isinstance(text, str) for text in texts) or type(past.at) not in (int, float):
+        raise TypeError("previous holds texts, and a number as 'at'")
+    return past
 
 
 def _check(record: Record) -> None:
@@ -158,6 +249,12 @@ def _check(record: Record) -> None:
     names = (*asdict(record.stable).values(), *asdict(record.canary).values())
     if not all(isinstance(text, str) for text in (*texts, *names)):
         raise RecordError(_broken("id, uid, by, reason, retired, others, stable and canary hold text"))
+    texts = tuple(approval.by for approval in record.approvals)
+    times = [number for approval in record.approvals for number in (approval.step, approval.at)]
+    if not all(isinstance(text, str) for text in texts) or not all(type(n) in (int, float) for n in times):
+        raise RecordError(_broken("approvals hold a step, a text and a time"))
+    if not all(isinstance(step.pause, bool) for step in record.steps):
+        raise RecordError(_broken("a step's pause is neither true nor false"))
     if not isinstance(record.observe, bool):
         raise RecordError(_broken(f"observe {record.observe!r} is neither true nor false"))
     numbers: list[tuple[str, Any]] = [("step", record.step), *(("weight", s.weight) for s in record.steps)]

@@ -14,22 +14,25 @@ import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
+from ansible_collections.progressive.istio.plugins.module_utils._admit import admit
 from ansible_collections.progressive.istio.plugins.module_utils._checks import about
 from ansible_collections.progressive.istio.plugins.module_utils._ending import CONFIRM_SECONDS, Ending
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     STOPPING,
     Adopt,
+    Approve,
     Done,
     Outcome,
     Refuse,
     ReleaseError,
     Resume,
+    RollBack,
     Start,
     State,
     Want,
-    admit,
     behind,
     drift,
     held_for_drift,
@@ -53,10 +56,10 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
     World,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
-    ABORTED,
+    APPROVE,
     HELD,
     PROGRESSING,
-    PROMOTED,
+    WAITING,
     Record,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import evidence, line
@@ -77,6 +80,15 @@ def no_endpoint(version: str, missing: Sequence[str]) -> str:
 def _late(answer: Programmed) -> Sequence[str]:
     """Why a change does not count yet. Where no proxy has the route, it is not true for anybody."""
     return answer.lagging or (() if answer.asked else ("no proxy has this route",))
+
+
+def _approves(there: Record | None, record: Record) -> TypeGuard[Record]:
+    """Whether what is on record now is the same release, which somebody has let go on."""
+    if there is None or record.phase != WAITING or there.phase != PROGRESSING:
+        return False
+    return replace(there, phase=record.phase, since=record.since, reason=record.reason, approvals=record.approvals) == (
+        record
+    )
 
 
 class Release:
@@ -108,6 +120,16 @@ class Release:
             )
         if isinstance(decision, Done):
             return self.ending.outcome(decision.phase, decision.text, weight=state.weight_of(self.want.canary))
+        if isinstance(decision, RollBack):
+            if decision.warning:
+                self.say(f"WARNING  {decision.warning}")
+            if decision.due:
+                self._await_endpoints(decision.record.stable.name)
+            return self.ending.roll_back(decision.record, self._by_whom(), decision.due)
+        if isinstance(decision, Approve):
+            approved = self.ending.approve(decision.record, self._by_whom(""))
+            text = f"step {decision.record.pause} is approved; the release goes on with the next run, or the one at it"
+            return self.ending.outcome(PROGRESSING, text, record=approved)
         # Before anything is written, and before the lease.
         work = decision if isinstance(decision, Resume) else self._prepare(decision, state)
         # Taking it back, or holding it, must not wait for whoever runs it: that run sees the record change, and stops.
@@ -123,7 +145,8 @@ class Release:
             # Between the passes of one run the lease stays. A run that has ended gives it back; one that fails in the
             # middle does not: somebody has to notice a release that nobody looks at.
             alone = isinstance(work, Resume) or self.writes.changed
-            over = (outcome.finished or (budget <= 0 and not self.want.orphan)) if outcome else not alone
+            once = budget <= 0 and not self.want.orphan
+            over = not alone if outcome is None else outcome.finished or once
             if over and self.world.alive():
                 self._give_back()
         return outcome
@@ -158,19 +181,25 @@ class Release:
             return self.ending.outcome(HELD, record.reason, failed=True, record=record)
         if record.phase == HELD:
             return self._look_again(record)
-        if not self.continued:
+        if record.phase == WAITING:
+            if not self.continued:
+                self.ending.tell_how(record)
+        elif not self.continued:
             self.say(f"goes on with release {record.id} at step {record.place}")
         return self._drive(record)
 
     def _stop(self, record: Record) -> Outcome:
         """Somebody wants it taken back, or held."""
-        by = f"asked for by {self.world.identity()}"
-        reason = f"{self.want.reason} ({by})" if self.want.reason else by
-        if self.want.state == "aborted":
+        reason = self._by_whom()
+        if self.want.state in ("aborted", "rolled_back"):
             return self.ending.abort(record, reason, asked_for=True)
         if record.phase == HELD:
             return self.ending.outcome(HELD, record.reason, record=record)
         return self.ending.hold(record, reason, asked_for=True)
+
+    def _by_whom(self, how: str = "asked for by") -> str:
+        by = f"{how} {self.world.identity()}".strip()
+        return f"{self.want.reason} ({by})" if self.want.reason else by
 
     def _prepare(self, decision: Start | Adopt, state: State) -> Record:
         """The record of a release that may begin. Raises ReleaseError for what keeps it from that."""
@@ -180,6 +209,7 @@ class Release:
         record = self._record_for(decision, state)
         self.world.rehearse(state, record)
         self.world.checks.rehearse(self.want.checks, about(record))
+        self.world.counters.rehearse(self.want.counters, (record.canary.name, record.stable.name))
         return record
 
     def _record_for(self, decision: Start | Adopt, state: State) -> Record:
@@ -199,6 +229,7 @@ class Release:
             others=tuple(other.key for other in state.others),
             audience=want.audience,
             observe=want.observe,
+            previous=state.record.history() if state.record else (),
         )
 
     def _start(self, record: Record, state: State) -> Record:
@@ -236,8 +267,7 @@ class Release:
         written = self.world.now()
         while True:
             state = self.writes.observe()
-            if state.record != record:
-                raise Stopped(taken_over(state, record))
+            record = self._current(record, state)
             drifted = drift(state, record) or strayed(state, record, self.ending.arrived == record.step)
             if not drifted and behind(state, record):
                 state, confirmed_at = self.writes.follow(record, state), None
@@ -250,32 +280,56 @@ class Release:
                 verdict = self._observed(record, verdict, now)
             if ended := self._ended(record, state, verdict):
                 return ended
+            turn: Record | Outcome | None
             if drifted:
-                settled = self._settle(record, state, drifted)
-                if isinstance(settled, Outcome):
-                    return settled
-                record, written, confirmed_at = settled, self.world.now(), None
-                continue
-            if confirmed_at is not None:
-                verdict = self._fit(verdict, state, record)
-            if verdict.kind == "pass" and confirmed_at is not None:
-                self._progress(record, verdict, force=True)
-                if over := self._over(record):
-                    return over
-                with contextlib.suppress(Drifted):  # the next look sees it, and holds
-                    record = self._next(record)
+                turn = self._settle(record, state, drifted)
+            else:
+                verdict = verdict if confirmed_at is None else self._fit(verdict, state, record)
+                turn = self._turn(record, verdict, confirmed_at is not None, now)
+            if isinstance(turn, Outcome):
+                return turn
+            if turn:
+                if drifted or turn.step != record.step:
                     written, confirmed_at = self.world.now(), None
+                record = turn
                 continue
-            if now - record.since > self.want.max_wait and now >= self.caught_up:
-                return self._inconclusive(record, verdict, confirmed_at is not None)
             self._progress(record, verdict)
             self.watch.save()
             self.writes.keep_lease()
             if now >= self.deadline:
                 self.watch.save(force=True)
-                return self.ending.outcome(PROGRESSING, "", finished=False, record=record)
+                return self.ending.outcome(record.phase, record.reason, finished=False, record=record)
             fast = confirmed_at is None and now - written < self.want.interval
             self.world.sleep(CONFIRM_SECONDS if fast else self.watch.pause)
+
+    def _current(self, record: Record, state: State) -> Record:
+        """The record to go on with: another one than before only where somebody has approved the next step."""
+        if state.record != record:
+            if not _approves(state.record, record):
+                raise Stopped(taken_over(state, record))
+            self.say(f"APPROVED  step {record.pause}, by {state.record.approvals[-1].by}")
+            return state.record
+        if record.phase == WAITING and state.approval == f"{record.id}/{record.pause}":
+            return self.ending.approve(record, f"annotation {APPROVE}")
+        return record
+
+    def _turn(self, record: Record, verdict: Verdict, confirmed: bool, now: float) -> Record | Outcome | None:
+        """What a look leads to: the release goes on, or ends, or this run does; nothing while there is time."""
+        if record.phase == WAITING:
+            if now - record.since < self.want.approval_timeout:
+                return None
+            self.watch.save(force=True)
+            return self.ending.outcome(WAITING, record.reason, record=record)
+        if verdict.kind == "pass" and confirmed:
+            self._progress(record, verdict, force=True)
+            if over := self._over(record):
+                return over
+            with contextlib.suppress(Drifted):
+                return self._next(record)
+            return record  # the next look sees the drift, and holds
+        if now - record.since > self.want.max_wait and now >= self.caught_up:
+            return self._inconclusive(record, verdict, confirmed)
+        return None
 
     def _observed(self, record: Record, verdict: Verdict, now: float) -> Verdict:
         """What is acted on where verdicts are only said: the step's time."""
@@ -349,6 +403,9 @@ class Release:
         return self.ending.promote(record) if record.step + 1 == steps else None
 
     def _next(self, record: Record) -> Record:
+        """The record at the next step; or at this one, where somebody has to approve the next."""
+        if record.pause:
+            return self.ending.wait(record)
         self.watch.save(force=True)
         following = record.at(record.step + 1, self.world.now())
         self.writes.write(following, expect=record)
@@ -400,10 +457,10 @@ class Release:
     def _repair(self, state: State) -> State:
         """A run that was killed while it ended a release has left other route objects with something of that."""
         record = state.record
-        if not record or record.phase not in (ABORTED, PROMOTED) or strayed(state, record, arrived=False):
+        if not record or record.running or strayed(state, record, arrived=False):
             return state
         for other in behind(state, record):
-            what = f"goes back to {record.stable.name}" if record.phase == ABORTED else f"is put right ({other.astray})"
+            what = f"goes back to {record.stable.name}" if record.taken_back else f"is put right ({other.astray})"
             self.say(f"{other.where} {what}, too: it was left over by a run that ended")
         return self.writes.follow(record, state)
 

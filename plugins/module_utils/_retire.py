@@ -34,7 +34,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
     Unreachable,
     World,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, PROMOTED, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import PROMOTED, Record
 from ansible_collections.progressive.istio.plugins.module_utils._routes import (
     RULES,
     Object,
@@ -101,7 +101,7 @@ class RetiringWorld(World, Protocol):
 def which(want: Want, state: State) -> str | Refuse:
     """The version that may be retired, as far as the route objects of the service tell."""
     record = state.record
-    if record and record.phase in (PROGRESSING, HELD):
+    if record and record.running:
         return Refuse(
             REFUSED,
             f"release {record.id} of {record.canary.name} is {record.phase} at {record.weight} % on {state.where}; "

@@ -29,9 +29,11 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
 from ansible_collections.progressive.istio.plugins.module_utils._preview import quiet, visible
 from ansible_collections.progressive.istio.plugins.module_utils._reach import covers
 from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, Record
+from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of
 from ansible_collections.progressive.istio.plugins.module_utils._retire import (
     REFUSED,
     RETIRED,
+    Retirement,
     Rule,
     find_destination,
     noted,
@@ -218,3 +220,16 @@ def preview_retirement(world: RetiringLiveWorld, want: Want) -> dict[str, Any]:
             for at, obj, patch, _text in writes
         ],
     }
+
+
+def retire(world: RetiringLiveWorld, wish: Want, journal: Journal, check_mode: bool) -> dict[str, Any]:
+    """The module's result for a version that is retired, in one call."""
+    if check_mode:
+        result = preview_retirement(world, wish)
+        for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"])):
+            journal.say(text)
+        return {"failed": False, "finished": True, "events": journal.events, **result}
+    journal.clock = world.now
+    retirement = Retirement(world, wish, journal.say)
+    outcome = retirement.run()
+    return {**result_of(outcome, journal.events), "retired": retirement.version}

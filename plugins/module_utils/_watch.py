@@ -8,12 +8,14 @@ No Kubernetes in here, and no decision: ``_release.py`` asks, and acts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
 from ansible_collections.progressive.istio.plugins.module_utils._capacity import held_back
 from ansible_collections.progressive.istio.plugins.module_utils._checks import Checks, of_step
+from ansible_collections.progressive.istio.plugins.module_utils._counters import Counted, Counters, Place
+from ansible_collections.progressive.istio.plugins.module_utils._counters import held_back as held_back_by
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import (
     Coverage,
     Evidence,
@@ -70,6 +72,7 @@ class Watch:
         self.verdict: Verdict | None = None
         self.evidence: Evidence | None = None
         self._checks = Checks(want.checks, world.checks.ask)
+        self._counters = Counters(want.counters, world.counters.ask)
         self._saved = float("-inf")
         self._unready_since: float | None = None
         self.pause = want.interval  # seconds until the next look
@@ -88,10 +91,13 @@ class Watch:
         names = counted_by(raw, latency)
         look = settle(None, raw, since, edge, {})
         before = history(look, stable)
-        also: dict[str, tuple[Window, ...]] = dict.fromkeys(names, ())
-        self.evidence = Evidence(record.id, since, (), look, burst_of(look), before=before, also=also, edge=edge)
+        counters = self._counters.known({})
+        also: dict[str, tuple[Window, ...]] = dict.fromkeys((*names, *counters), ())
+        self.evidence = Evidence(
+            record.id, since, (), look, burst_of(look), before=before, also=also, edge=edge, counters=counters
+        )
         self.panel = self._panel()
-        self.say(judged_by(raw, names, edge, stable, latency))
+        self.say(judged_by(raw, tuple(also), edge, stable, latency))
 
     def _edge(self, raw: Look, stable: str, last_chance: bool = False) -> float:
         """In ms, of latency: the one that was asked for, or that of what stable is like; 0 while nobody knows."""
@@ -111,7 +117,8 @@ class Watch:
         if stored is None or stored.release != record.id:
             self.begin(record, self.world.now())
         else:
-            self.evidence = stored
+            counters = self._counters.known(stored.counters)
+            self.evidence = replace(stored, counters=counters, also={**dict.fromkeys(counters, ()), **stored.also})
         self._replay(record)
 
     def baseline(self, record: Record) -> None:
@@ -155,6 +162,9 @@ class Watch:
                 canary.why,
             ),
         )
+        if self.evidence and self.want.counters:
+            enough = record.since + record.present.min_seconds
+            verdict = held_back_by(verdict, self._counters.lacks(self.evidence.counters, verdict, now, enough))
         if self.want.capacity and record.present.judged:
             verdict = held_back(verdict, self.world.capacity(), record.canary.name, record.stable.name)
         self.verdict = verdict = self._checked(verdict, record, settled)
@@ -213,6 +223,7 @@ class Watch:
         if burst_of(look) > evidence.burst:  # a proxy that counts attempts has sent its first request
             self.evidence = evidence = replace(evidence, burst=burst_of(look))
             self._replay(record)
+        counted, own = self._count(evidence, record, weight)
         # Samples lie back: what was counted since one that is older than the step may come from the step before.
         mixed = raw.sampled and before.time < record.since
         if mixed and evidence.windows:
@@ -228,7 +239,8 @@ class Watch:
 
         pending = self.flows.more_pending(names, difference(before, look, since, UNANSWERED))
         errors = replace(window(ERRORS), by_weight=by_weight, pending_c=pending[0], pending_b=pending[1])
-        also = {name: window(name) for name in evidence.also if not self._warms_up(name, record, look.time)}
+        plain = [name for name in evidence.also if name not in counted]
+        also = own | {name: window(name) for name in plain if not self._warms_up(name, record, look.time)}
         past = {name: (*windows, also[name]) if name in also else windows for name, windows in evidence.also.items()}
         seen = difference(before, look, since)
         self.evidence = replace(
@@ -238,15 +250,15 @@ class Watch:
             coverage=self.coverage.plus(step, weight, *covered(seen, before, look, since, names)),
             also={name: tuple(compact(windows)) for name, windows in past.items()},
             blame=blamed(evidence, look, record.canary.name),
+            counters=counted,
         )
         self.panel.observe(errors, also)
         self.pause = self._paced(errors, raw)
-        if mixed:
+        if mixed or own:  # samples lie back, and a window of theirs may be of the step before
             self.panel.begin_step(record.step, record.present.judged)
-        elif errors.n_c or errors.pending_c > 0:
-            self._without_canary = 0
-        else:
-            self._without_canary += errors.n_b
+        if not mixed:
+            reached = errors.n_c or errors.pending_c > 0
+            self._without_canary = 0 if reached else self._without_canary + errors.n_b
         return look
 
     def _paced(self, window: Window, look: Look) -> float:
@@ -254,6 +266,22 @@ class Watch:
         if not window.seconds:
             return self.want.interval
         return pause(self.want.interval, window.n_c / window.seconds, window.n_b / window.seconds, look.reads)
+
+    def _count(
+        self, evidence: Evidence, record: Record, weight: int
+    ) -> tuple[Mapping[str, Counted], dict[str, Window]]:
+        """Where the user's counters stand, and windows that end now. A held release is looked at once, and waits."""
+        if not self.want.counters:
+            return evidence.counters, {}
+        place = Place(record.step, weight, record.since, (record.canary.name, record.stable.name))
+        found, windows, held = evidence.counters, dict[str, Window](), record.phase == HELD
+        living = frozenset(self.world.pod_names().values())
+        while True:
+            found, more = self._counters.look(found, evidence.also, place, self.world.now(), living, once=held)
+            windows |= more
+            if not (held and self._counters.waiting):
+                return found, windows
+            self.world.sleep(CHECKS_SECONDS)
 
     def _warms_up(self, metric: str, record: Record, now: float) -> bool:
         """A new version is slow at first, and nobody holds that against it."""

@@ -35,7 +35,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
 from ansible_collections.progressive.istio.plugins.module_utils._observed import Observed
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._reach import covers
-from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, RecordError
+from ansible_collections.progressive.istio.plugins.module_utils._record import RecordError
 from ansible_collections.progressive.istio.plugins.module_utils._roots import Roots
 
 WRITE_TRIES = 5
@@ -259,7 +259,7 @@ def _running(obj: Mapping[str, Any]) -> list[str]:
         record = record_of(obj)
     except RecordError as error:
         return [str(error)]
-    if record and record.phase in (PROGRESSING, HELD):
+    if record and record.running:
         text = f"release {record.id} of {record.canary.name} is {record.phase} on this route"
         return [f"{text}; it will hold, because its weights were changed by somebody else"]
     return []

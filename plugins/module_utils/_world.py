@@ -17,6 +17,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._capacity import
 from ansible_collections.progressive.istio.plugins.module_utils._capacity_world import CapacityReader
 from ansible_collections.progressive.istio.plugins.module_utils._checks_world import CheckReader
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import NO_FORWARD, ApiError, Cluster, NoAnswer
+from ansible_collections.progressive.istio.plugins.module_utils._counters_world import CounterReader
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import is_delegate
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._find import (
@@ -27,7 +28,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._find import (
     reading,
     stored_evidence,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._lease import Lease, metadata_of
+from ansible_collections.progressive.istio.plugins.module_utils._lease import Lease, Leasing, metadata_of
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
     READ_MOST,
@@ -42,6 +43,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
     Service,
     VersionPod,
     View,
+    annotations_of,
     pod_names,
     record_of,
     revisions,
@@ -54,7 +56,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import Oth
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._reach import routed_elsewhere
-from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import APPROVE, Record
 from ansible_collections.progressive.istio.plugins.module_utils._rights import all_that_is_missing, require_writes
 from ansible_collections.progressive.istio.plugins.module_utils._roots import Roots
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
@@ -90,7 +92,7 @@ class Target:
     others: Sequence[str]
 
 
-class LiveWorld:
+class LiveWorld(Leasing):
     """One service in one cluster, seen by one run. Implements ``_release.World``."""
 
     def __init__(self, cluster: Cluster, target: Target, run: Run, say: Callable[[str], None]) -> None:
@@ -100,6 +102,7 @@ class LiveWorld:
         self.kind, self.route_object, self.route_name = target.route_kind, target.route_object, target.route
         self.others = tuple(dict.fromkeys(key if "/" in key else f"{namespace}/{key}" for key in target.others))
         self.run, self.say = run, say
+        self._moved: frozenset[str] = frozenset()  # by this run: they are looked at to the end
         self.own_name = own_name(name)
         self.mesh = Mesh(cluster)
         self._roots = Roots(cluster)
@@ -114,6 +117,7 @@ class LiveWorld:
         self._routed_elsewhere: bool | None = None
         self._capacity = CapacityReader(cluster, namespace, say)
         self.checks = CheckReader(cluster, namespace, run, lambda: self.service().selector)
+        self.counters = CounterReader(cluster)
         self._lease = Lease(cluster, namespace, self.own_name, run, say)
 
     # ------------------------------------------------------------ time and life
@@ -176,7 +180,7 @@ class LiveWorld:
             route = _routes.pick_route(obj, service.host, wanted, self.route_name)
             _routes.require_requests(obj, route)
             others = self._others(record, service.host, wanted)
-            running = record is not None and record.phase in (PROGRESSING, HELD)
+            running = record is not None and record.running
             token = Token(obj, route)
             astray = _patches.astray(token, record) if record and running else ""
         return self._state(token, record, others, astray)
@@ -193,6 +197,7 @@ class LiveWorld:
             token,
             self.service().aliases,
             others,
+            annotations_of(token.obj).get(APPROVE, ""),
             astray,
         )
 
@@ -203,7 +208,7 @@ class LiveWorld:
         One on record that is gone, or has no such route any more, has nothing left to move.
         """
         on_record = record.others if record else ()
-        running = record is not None and record.phase in (PROGRESSING, HELD)
+        running = record is not None and record.running
         found = []
         for key in on_record if running else dict.fromkeys((*self.others, *on_record)):
             try:
@@ -218,7 +223,7 @@ class LiveWorld:
             token = Token(obj, route)
             astray = _patches.astray(token, record) if record and key in on_record else ""
             other = Other(key, _routes.describe(obj), route.weights(), manager, token, astray)
-            if running or key in self.others or (record and _patches.left_behind(other, record)):
+            if running or key in self._moved or key in self.others or (record and _patches.left_behind(other, record)):
                 found.append(other)
         return tuple(found)
 
@@ -229,7 +234,7 @@ class LiveWorld:
             state.aliases.get(self.canary, self.canary)
         } - {""}
         record = state.record
-        if record and record.phase in (PROGRESSING, HELD):
+        if record and record.running:
             mine |= {record.stable.name, record.canary.name}
         clients = frozenset(proxy.name.partition("/")[0] for proxy in look.proxies.values() if proxy.counted)
         view = View(
@@ -262,7 +267,7 @@ class LiveWorld:
         self._patch_route(token, _patches.follow_patch(token, record))
 
     def write(self, state: State, record: Record, move: bool) -> None:
-        token = token_of(state)
+        token, self._moved = token_of(state), frozenset(record.others)
         self._patch_route(token, _patches.patch_for(token, record, move))
 
     def _patch_route(self, token: Token, patch: list[dict[str, Any]]) -> None:
@@ -486,15 +491,3 @@ class LiveWorld:
         with reading():
             self.require_writes()
             return self._lease.inherit() if left else self._lease.acquire()
-
-    def renew(self) -> bool:
-        with reading():
-            return self._lease.renew()
-
-    def release_lease(self) -> None:
-        with reading():
-            self._lease.release()
-
-    def lease(self) -> dict[str, Any] | None:
-        with reading():
-            return self._lease.describe()

@@ -29,7 +29,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
     Unreachable,
     World,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._record import HELD, PROGRESSING, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import Record
 
 RENEW_SECONDS = 5.0  # a third of the lease's duration
 SAY_SECONDS = 15.0  # a line of progress at least this often
@@ -82,7 +82,7 @@ class Writes:
             if state.record == record:
                 self.changed = True  # the answer to an earlier try was lost; the write was not
                 return ""
-            drifted = drift(state, expect) if expect and expect.phase in (PROGRESSING, HELD) else ""
+            drifted = drift(state, expect) if expect and expect.running else ""
             if state.record != expect and not (force and (state.record is None or state.record.id == record.id)):
                 raise Stopped(taken_over(state, record))
             if drifted and not force:

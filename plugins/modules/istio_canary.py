@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - progressive.istio.common
   - progressive.istio.common.release
+  - progressive.istio.common.audience
 options:
   namespace:
     description: Namespace of the service.
@@ -36,8 +37,15 @@ options:
     required: true
   state:
     description:
-      - V(promoted) releases O(canary_version), and goes on with a release that is under way or held.
+      - V(promoted) releases O(canary_version), and goes on with a release that is under way, held, or approved. To go
+        on with one, O(canary_version) need not be named.
+      - V(approved) lets a release that waits for approval go on to its next step. It only writes that down, and by
+        whom. The run that is at the release takes it up, or the next one with V(promoted).
       - V(aborted) takes a running release back. Without one it does nothing.
+      - V(rolled_back) does the same with a running release. After V(promoted) it gives all traffic back to the version
+        that had it before, at once and in one patch, and waits until the proxies run that. The version rolled back from
+        is refused until it has changed, or with O(retry). It is refused where the old version is retired, has changed
+        since, or has fewer ready pods than the version with the traffic (unless O(preflight=warn)).
       - V(paused) holds a running release at its present weight, until it is promoted or aborted. The next run with
         V(promoted) goes on where the evidence allows it. Nobody looks at the canary in between.
       - V(retired) takes a version without traffic out. First its destination out of all route objects, until no proxy
@@ -45,14 +53,16 @@ options:
         the DestinationRules of the namespace. After that its workload may be scaled down or deleted. It is the version
         that a promoted release has left behind, or O(stable_version).
     type: str
-    choices: [promoted, aborted, paused, retired]
+    choices: [promoted, aborted, paused, approved, rolled_back, retired]
     default: promoted
   reason:
-    description: Why, with V(aborted) and V(paused) of O(state). It is in the record and in the result.
+    description:
+      - Why, with V(aborted), V(approved), V(paused) and V(rolled_back) of O(state). It is in the record and in the
+        result.
     type: str
     default: ''
   canary_version:
-    description: The version to release, see O(route_kind). Needed for O(state=promoted).
+    description: The version to release, see O(route_kind). Needed to begin one.
     type: str
     default: ''
   stable_version:
@@ -87,44 +97,15 @@ options:
             like others. What a request writes is written twice.
         type: int
         default: 0
-  cohort:
-    description:
-      - Requests that the canary always answers while the release runs, whatever the weight. A request that meets all
-        conditions of any entry is one of them. They are judged like others.
-      - A route above the weighted one, a copy of it with more to match, is added in the patch of the first step and
-        taken out in the patch that ends the release.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      headers:
-        description: By name of the header, a text, or one of V(exact), V(prefix), V(regex) (RE2, the whole value).
-        type: dict
-        default: {}
-      cookies:
-        description: One cookie by its name, and its value.
-        type: dict
-        default: {}
-      source_labels:
-        description: Labels of the pods that send the requests. Not with O(route_kind=HTTPRoute).
-        type: dict
-        default: {}
-  sticky:
-    description:
-      - Users who have got an answer of the canary stay with it until the release is over. The canary's answers set a
-        cookie with the release's identifier; a route above the weighted one looks for it. After an abort it means
-        nothing.
-      - Without it every request is drawn anew.
-    type: dict
-    suboptions:
-      cookie:
-        description: The cookie's name, for example C(app-1-release).
-        type: str
-        required: true
-      attributes:
-        description: What follows the cookie's value. Add C(Secure) where all users come by HTTPS.
-        type: str
-        default: Path=/; Max-Age=86400; HttpOnly; SameSite=Lax
+      pause:
+        description:
+          - Wait for approval before this step, whatever the evidence says. Not with the first one.
+          - The task ends with RV(phase=waiting) then, and has not failed. With O(state=approved), or the annotation
+            C(progressive.istio/approve) with release and step on the route object (the C(kubectl) line is printed), the
+            next run goes on. An approval for another release or step has no effect.
+          - It waits as long as it takes. Whenever a run is at it, a proven V(fail) takes the release back.
+        type: bool
+        default: false
   verify_timeout:
     description: How long the proxies may take to run a weight before they are named, in seconds.
     type: float
@@ -135,6 +116,12 @@ options:
         seconds. After that the task fails and names them; the subset stays. It waits 5 seconds at least.
     type: float
     default: 60.0
+  approval_timeout:
+    description:
+      - How long after it has begun to wait for approval (O(steps[].pause)) a run stays at a release, judges it, and
+        goes on by itself when it is approved, in seconds. V(0) ends the task at once.
+    type: float
+    default: 0.0
   retry:
     description: Release a version that was taken back although it has not changed, and go on with a held release.
     type: bool
@@ -267,6 +254,29 @@ EXAMPLES = r"""
     name: app-1
     state: aborted
 
+- name: Ask somebody before half of the traffic goes there
+  progressive.istio.istio_canary:
+    namespace: namespace-1
+    name: app-1
+    canary_version: v2
+    steps:
+      - {weight: 10, min_seconds: 60}
+      - {weight: 50, min_seconds: 60, pause: true}
+      - {weight: 100, min_seconds: 60}
+
+- name: Approve that
+  progressive.istio.istio_canary:
+    namespace: namespace-1
+    name: app-1
+    state: approved
+
+- name: Back to the version before, although the release is over
+  progressive.istio.istio_canary:
+    namespace: namespace-1
+    name: app-1
+    state: rolled_back
+    reason: wrong prices
+
 - name: Take the version that a promoted release has left behind out of routes and rules
   progressive.istio.istio_canary:
     namespace: namespace-1
@@ -277,7 +287,7 @@ EXAMPLES = r"""
 RETURN = r"""
 phase:
   description:
-    - V(progressing), V(held), V(aborted), V(promoted), or V(refused).
+    - V(progressing), V(held), V(waiting) (for approval), V(aborted), V(promoted), V(rolled_back), or V(refused).
     - With O(state=retired) V(retired), or V(retiring) where it is not over and has failed for now.
     - V(planned) in check mode, V(none) without a release.
   returned: always
@@ -330,8 +340,25 @@ checks:
     failures:
       description: How many times in a row it has failed.
       type: int
+counters:
+  description: What each of O(analysis.counters) has counted so far. In a release they are in RV(verdict).
+  returned: in check mode, when there are any
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Of the counter.
+      type: str
+    queries:
+      description: What is asked, for each version the total and the bad ones.
+      type: list
+      elements: str
+    text:
+      description: What both versions have counted, or why that is not known.
+      type: str
+      sample: v2 has no series of it yet, v1 14 bad of 5,210
 verdict:
-  description: The last verdict with every number that led to it.
+  description: The last verdict with every number that led to it. C(also) has that of each metric beside errors.
   returned: when the release was judged
   type: dict
 events:
@@ -417,8 +444,6 @@ lines:
   elements: str
 """
 
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
 from ansible_collections.progressive.istio.plugins.module_utils._lease import stored_options
@@ -431,29 +456,17 @@ from ansible_collections.progressive.istio.plugins.module_utils._module import (
     want,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._orphan import as_begun, kept
-from ansible_collections.progressive.istio.plugins.module_utils._plan import Want
 from ansible_collections.progressive.istio.plugins.module_utils._preview import preview
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
 from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of
-from ansible_collections.progressive.istio.plugins.module_utils._retire import Retirement
-from ansible_collections.progressive.istio.plugins.module_utils._retire_world import (
-    RetiringLiveWorld,
-    preview_retirement,
-)
+from ansible_collections.progressive.istio.plugins.module_utils._retire_world import RetiringLiveWorld, retire
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 from ansible_collections.progressive.istio.plugins.module_utils._sampled_world import queries, world_of
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            **ACCESS_SPEC,
-            **RELEASE_SPEC,
-            **CANARY_SPEC,
-            "run": {"type": "dict"},
-        },
-        supports_check_mode=True,
-    )
+    spec = {**ACCESS_SPEC, **RELEASE_SPEC, **CANARY_SPEC, "run": {"type": "dict"}}
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     params = module.params
     given = params["run"] or {}
     journal = Journal(given.get("journal", ""))
@@ -464,11 +477,12 @@ def main() -> None:
         run = Run(given.get("identity"), kept(params, {**RELEASE_SPEC, **CANARY_SPEC}))
         if wish.state == "retired":
             leaving = RetiringLiveWorld(connect(module), target(params), run, journal.say, wish.stable)
-            module.exit_json(**_retire(leaving, wish, journal, module.check_mode))
+            module.exit_json(**retire(leaving, wish, journal, module.check_mode))
         world = world_of(connect(module), target(params), run, journal.say, params["analysis"])
         if module.check_mode:
             result = {"failed": False, "finished": True, **preview(world, wish)}
             asked = [f"check {one['name']}: {one['state']}: {one['text']}" for one in result.get("checks", [])]
+            asked += [f"counter {one['name']}: {one['text']}" for one in result.get("counters", [])]
             for text in (result["msg"], *result.get("lines", ()), *asked):
                 journal.say(text)
             module.exit_json(events=journal.events, queries=queries(world), **result)
@@ -476,19 +490,6 @@ def main() -> None:
         release = Release(world, wish, journal.say, continued=given.get("calls", 0) > 0)
         outcome = release.run(given.get("budget", 0.0))
         module.exit_json(**result_of(outcome, journal.events), queries=queries(world))
-
-
-def _retire(world: RetiringLiveWorld, wish: Want, journal: Journal, check_mode: bool) -> dict[str, Any]:
-    """The module's result for a version that is retired, in one call."""
-    if check_mode:
-        result = preview_retirement(world, wish)
-        for text in (result["msg"], *(f"plan  {line['text']}" for line in result["plan"])):
-            journal.say(text)
-        return {"failed": False, "finished": True, "events": journal.events, **result}
-    journal.clock = world.now
-    retirement = Retirement(world, wish, journal.say)
-    outcome = retirement.run()
-    return {**result_of(outcome, journal.events), "retired": retirement.version}
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ routed:
   returned: success
   type: bool
 phase:
-  description: V(progressing), V(held), V(aborted), V(promoted), or V(none).
+  description: V(progressing), V(held), V(waiting), V(aborted), V(promoted), V(rolled_back), or V(none).
   returned: success
   type: str
 weights:
@@ -163,7 +163,11 @@ findings:
       description: What is expected, what is there, and what to do.
       type: str
 record:
-  description: The record. None without one.
+  description:
+    - The record. None without one.
+    - C(approvals) is who has approved which step.
+    - C(previous) is how the release before it ended (C(id), C(stable), C(canary), C(phase), C(at), C(by), C(reason)),
+      and after it older ones whose canary is refused still.
   returned: success
   type: dict
 """
@@ -198,8 +202,7 @@ def main() -> None:
     params = module.params
     with one_line_errors(module):
         if not params["name"]:
-            found = releases(connect(module), params["namespace"])
-            module.exit_json(failed=False, changed=False, releases=found)
+            module.exit_json(failed=False, changed=False, releases=releases(connect(module), params["namespace"]))
         if not params["namespace"]:
             raise ReleaseError("namespace is empty, and name is not; say in which namespace the Service is")
         analysis = params["analysis"]

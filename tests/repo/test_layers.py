@@ -23,6 +23,7 @@ OUTSIDE = {
         "_capacity_world",
         "_checks_world",
         "_cluster",
+        "_counters_world",
         "_find",
         "_fleet",
         "_lease",

@@ -34,8 +34,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import NOBODY, Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Step, Version, loads
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
+from ansible_collections.progressive.istio.tests.sim.simulated_shop import Counting, Rate, Shop, binomial
 
-Rate = Callable[[float], float]  # bad requests per request, by time
 Says = Callable[[float, About], Answer]  # what a check answers, by time
 
 
@@ -68,20 +68,6 @@ class Client:
     silent: bool = False
 
 
-def binomial(rng: random.Random, n: int, p: float) -> int:
-    """A draw from the binomial distribution, by the gaps between successes."""
-    if p <= 0.0 or n <= 0:
-        return 0
-    if p >= 1.0:
-        return n
-    hits, at, scale = 0, 0, math.log1p(-p)
-    while True:
-        at += 1 + int(math.log(1.0 - rng.random()) / scale)
-        if at > n:
-            return hits
-        hits += 1
-
-
 class Mesh:
     """The cluster: what any number of runs, one after the other or at once, see and change."""
 
@@ -93,6 +79,7 @@ class Mesh:
         self.weights: dict[str, int] = {"v1": 100, "v2": 0, "old": 0}
         self.foreign = {"headers": {"x-team": "other"}, "timeout": "3s"}
         self.annotation: str | None = None
+        self.approval = ""  # a person's annotation
         self.version = 1
         self.hashes = {"v1": "h1", "v2": "h2", "old": "h0"}
         self.ready = {"v1": 2, "v2": 2, "old": 0}
@@ -123,6 +110,7 @@ class Mesh:
         self.jobs_made: list[str] = []
         self.detour = 0.0  # this part of the requests of the stable version goes to the canary all the same
         self.endpoints_at: dict[str, float] = {}  # when the proxies learn of a version's endpoints
+        self.shop: Shop | None = None
 
     def advance(self, seconds: float) -> None:
         """Time passes: proxies take up new weights, and requests are answered and counted."""
@@ -148,10 +136,15 @@ class Mesh:
                 self.served[name][0] += mine
                 self.served[name][1] += bad
                 self.came_in[name] += mine + binomial(self.rng, mine, self.unseen)
+                if self.shop:
+                    self.shop.order(self.rng, name, mine, self.time)
                 n -= mine
                 total -= weight
                 if total <= 0:
                     break
+
+        if self.shop:
+            self.shop.pass_by(self.time)
 
     def _hang(self, client: Client, name: str, mine: int) -> int:
         hung = binomial(self.rng, mine, self.hangs.get(name, steady(0.0))(self.time))
@@ -227,6 +220,7 @@ class Runner:
         self.kill_before, self.kill_after = kill_before, kill_after
         self.lose_answer, self.lose_write, self.conflict = lose_answer, lose_write, conflict
         self.checks = Checking(mesh)
+        self.counters = Counting(mesh)
         self.count = self.passes = 0
         self.dead = self.orphan = False
         self.said: list[str] = []
@@ -282,16 +276,9 @@ class Runner:
         m = self.mesh
         record = m.record()
         keys = record.others if record else tuple(m.others)
+        astray = {k: _differs(m.others_shown.get(k), record) for k in keys}
         others = tuple(
-            Other(
-                k,
-                f"VirtualService {k}",
-                dict(m.others[k]),
-                "kubectl",
-                m.version,
-                _differs(m.others_shown.get(k), record),
-            )
-            for k in keys
+            Other(k, f"VirtualService {k}", dict(m.others[k]), "kubectl", m.version, astray[k]) for k in keys
         )
         versions = {
             n: Workload(Version(n, m.hashes[n]), m.ready[n], m.ready[n], crashes=m.crashes.get(n, ())) for n in m.hashes
@@ -306,6 +293,7 @@ class Runner:
             versions,
             m.version,
             others=others,
+            approval=m.approval,
             astray=_differs(m.shown, record),
         )
 
@@ -487,7 +475,7 @@ def fault_at_every_write(make: Callable[[], Mesh], want: Want, fault: str) -> It
 
 def check_end(mesh: Mesh, outcome: Outcome) -> None:
     """What is true after every release that ended."""
-    phase = {"promoted": 100, "aborted": 0}[outcome.phase]
+    phase = {"promoted": 100, "aborted": 0, "rolled_back": 0}[outcome.phase]
     assert mesh.weights == {"v1": 100 - phase, "v2": phase, "old": 0}
     record = mesh.record()
     assert record is not None

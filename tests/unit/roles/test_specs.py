@@ -64,7 +64,8 @@ def test_every_option_is_described(role: str) -> None:
 def test_canary_hands_on_every_option_of_the_module() -> None:
     module = (ROOT / "plugins" / "modules" / "istio_canary.py").read_text()
     options = yaml.safe_load(module.split('DOCUMENTATION = r"""')[1].split('"""')[0])["options"]
-    options |= yaml.safe_load(ModuleDocFragment.RELEASE)["options"]
+    for fragment in (ModuleDocFragment.RELEASE, ModuleDocFragment.AUDIENCE):
+        options |= yaml.safe_load(fragment)["options"]
     (task,) = yaml.safe_load((ROOT / "roles" / "canary" / "tasks" / "release.yml").read_text())
     assert set(task["progressive.istio.istio_canary"]) == set(options) - {"run", "on_orphan"}
     ours = _specs("canary")["main"]["options"]

@@ -37,9 +37,13 @@ from ansible_collections.progressive.istio.plugins.module_utils._wish import Goa
 ANALYSIS = {name: spec.get("default") for name, spec in ANALYSIS_SPEC.items()}
 PARAMS: dict[str, Any] = {
     "on_orphan": None,
+    "approval_timeout": 0.0,
     "canary_version": "v2",
     "stable_version": "",
-    "steps": [{"weight": 10, "min_seconds": 60, "mirror": 5}, {"weight": 100, "min_seconds": 0, "mirror": 0}],
+    "steps": [
+        {"weight": 10, "min_seconds": 60, "mirror": 5, "pause": False},
+        {"weight": 100, "min_seconds": 0, "mirror": 0, "pause": False},
+    ],
     "cohort": [{"headers": {"x-tester": "yes"}, "cookies": {}, "source_labels": {}}],
     "sticky": {"cookie": "release", "attributes": "Path=/"},
     "state": "promoted",

@@ -20,7 +20,7 @@ NOW = 1_700_000_000.0
 
 
 def params(**more: Any) -> dict[str, Any]:
-    analysis = {"tolerance_floor": 0.05, "prometheus": None, "checks": []}
+    analysis: dict[str, Any] = {"tolerance_floor": 0.05, "prometheus": None, "checks": []}
     begun = {"namespace": "shop", "name": "app", "canary_version": "v2", "analysis": analysis, "retry": True}
     return {**dict.fromkeys(SPEC), **begun, "state": "promoted", "reason": "", "wait": True, **more}
 
@@ -83,7 +83,8 @@ def lease(renewed: Any, holder: str = "host/1", **more: Any) -> dict[str, Any]:
 )
 def test_how_long_a_lease_lasts(renewed: Any, holder: str, late: bool, left: float) -> None:
     found = holding(lease(renewed, holder), NOW)
-    assert (found.late, found.left) == (late, pytest.approx(left))
+    assert found.late == late
+    assert found.left == pytest.approx(left)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "no JSON", '{"options": {"name": "app"}}'])

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._admit import admit
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
@@ -21,7 +22,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     State,
     Want,
     Workload,
-    admit,
     check_want,
     require_clients,
     taken_over,
@@ -74,7 +74,10 @@ def test_good_wishes() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"canary": ""}, "canary_version is empty; say which version (subset) is to be released"),
+        (
+            {"steps": (Step(10, pause=True), Step(100))},
+            "steps[1].pause: a release begins with its first step; who starts it approves that",
+        ),
         ({"stable": "v2"}, "canary_version and stable_version are both 'v2'"),
         ({"steps": ()}, "steps is empty; give at least one, for example [{weight: 10}, {weight: 100}]"),
         (
@@ -88,8 +91,8 @@ def test_good_wishes() -> None:
         (
             {"steps": (Step(10, 5), Step(100, 1200))},
             (
-                "steps[2].min_seconds is 1200 and analysis.max_wait 1200: the step would end without a verdict before it "
-                "can pass; make max_wait the longer one"
+                "steps[2].min_seconds is 1200 and analysis.max_wait 1200: the step would end without a verdict before "
+                "it can pass; make max_wait the longer one"
             ),
         ),
         (

@@ -10,21 +10,24 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._patches import Token, patch_for
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
     ANNOTATION,
+    APPROVE,
     FORMAT,
     HELD,
     PHASES,
     PROGRESSING,
     PROMOTED,
+    WAITING,
     Record,
     RecordError,
     Step,
     Version,
     loads,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._routes import all_routes
+from ansible_collections.progressive.istio.plugins.module_utils._routes import all_routes, apply_patch
 from ansible_collections.progressive.istio.plugins.module_utils._shown import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -155,3 +158,31 @@ def test_an_edited_field_is_refused_or_harmless(key: str, value: Any) -> None:
 )
 def test_a_step_in_words(step: Step, title: str, change: str) -> None:
     assert (step.title, step.change) == (title, change)
+
+
+WAITS = replace(RECORD, steps=(Step(10), Step(50), Step(100, pause=True)), phase=WAITING)
+
+
+@pytest.mark.parametrize(("text", "stays"), [("9f3c21ab/3", True), ("9f3c21ab/2", False), ("0badcafe/3", False)])
+def test_an_approval_stays_on_the_route_object_only_until_it_is_used(text: str, stays: bool) -> None:
+    obj = routed("v1=50,v2=50", annotations={APPROVE: text}, resourceVersion="1")
+    token = Token(obj, all_routes(obj)[0])
+    assert (APPROVE in apply_patch(obj, patch_for(token, WAITS, move=False))["metadata"]["annotations"]) == stays
+    for after in (WAITS.approved("me", 30.0), WAITS.ended(ABORTED, 30.0, "bad")):
+        assert APPROVE not in apply_patch(obj, patch_for(token, after))["metadata"]["annotations"]
+
+
+def test_a_record_of_the_format_before_is_understood() -> None:
+    old = data()
+    del old["previous"], old["approvals"]
+    for step in old["steps"]:
+        del step["pause"]
+    assert loads(json.dumps({**old, "format": 2})) == RECORD
+
+
+@pytest.mark.parametrize(
+    "broken", [{"approvals": [{"step": 2, "by": 7, "at": 1.0}]}, {"approvals": [{}]}, {"previous": [{"id": "a"}]}]
+)
+def test_a_broken_history_is_refused(broken: dict[str, Any]) -> None:
+    with pytest.raises(RecordError, match="somebody edited it"):
+        loads(json.dumps({**data(), **broken}))

@@ -384,7 +384,10 @@ def test_wrong_weights(weights: dict[str, Any], text: str, api: ApiServer, run: 
             {"steps": [{"weight": 100, "min_seconds": -1}]},
             "steps[1].min_seconds is -1; it cannot be negative",
         ),
-        ({"canary_version": ""}, "canary_version is empty; say which version (subset) is to be released"),
+        (
+            {"steps": [{"weight": 10, "pause": True}, {"weight": 100}]},
+            "steps[1].pause: a release begins with its first step; who starts it approves that",
+        ),
         ({"stable_version": "v2"}, "canary_version and stable_version are both 'v2'"),
         ({"verify_timeout": 0}, "verify_timeout is 0.0; at least 1 s is needed"),
         ({"analysis": {"interval": 0.01}}, "analysis.interval is 0.01; at least 0.2 s is needed"),
@@ -399,6 +402,12 @@ def test_wrong_options_of_a_release(options: dict[str, Any], text: str, api: Api
     assert refused(result, api) == text
     assert (result["phase"], result["finished"], result["events"]) == ("refused", True, [])
     assert api.requests == []
+
+
+def test_no_version_and_no_release_under_way(api: ApiServer, run: Run) -> None:
+    assert refused(run("istio_canary", **{**CANARY, "canary_version": ""}), api) == (
+        "canary_version is empty; say which version (subset) is to be released: none is under way that could go on"
+    )
 
 
 def test_stable_is_another_version_than_said(api: ApiServer, run: Run) -> None:
