@@ -9,22 +9,26 @@ No Kubernetes in here. When one of these is due is decided in ``_release.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ansible_collections.progressive.istio.plugins.module_utils._admit import approve_by_hand
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import damage, totals
-from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, Want, drift, strayed
+from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, Want, Workload, drift, strayed
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Programmed, World
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
+    ENVIRONMENT,
     HELD,
     PROMOTED,
     ROLLED_BACK,
     WAITING,
     Record,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._verdict import ERRORS, UNANSWERED
 from ansible_collections.progressive.istio.plugins.module_utils._watch import Watch
 from ansible_collections.progressive.istio.plugins.module_utils._writes import Writes
 
+RECENT_SECONDS = 30.0  # pods that were evicted so long before the verdict may be why it is bad
 CONFIRM_SECONDS = 0.1  # between looks at the proxies while a change is on its way
 
 
@@ -61,10 +65,14 @@ class Ending:
         drifted = self.writes.write(ended, expect=record, force=True)
         for text in filter(None, (drifted, strayed(before, record, self.arrived == record.step))):
             self.say(f"overruled a {text}")
-        self.writes.follow(ended, self.writes.observe())
+        state = self.writes.follow(ended, self.writes.observe())
         answer = self._programmed()
         after = self.world.now() - decided
         took = f"weight 0 in {answer.programmed} of {answer.asked} proxies {after:.2f} s after the verdict"
+        if excuse := "" if asked_for else self._excuse(record, state.version(record.canary.name)):
+            reason = f"{ENVIRONMENT}the cluster takes pods of it away, or cannot run them: {excuse}  {reason}"
+            blamed, ended = ended, replace(ended, reason=reason)
+            self.writes.write(ended, expect=blamed, move=False)
         self.say(f"ABORTED  {took}  {reason}")
         if answer.lagging:
             self.say(f"ABORTED  still with the old weight: {'; '.join(answer.lagging[:5])}")
@@ -75,6 +83,14 @@ class Ending:
         self.watch.tidy()
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self.outcome(ABORTED, text, failed=not asked_for, record=ended)
+
+    def _excuse(self, record: Record, canary: Workload) -> str:
+        """What the cluster has done to the canary, where that may be why it has failed; its crashes are its own."""
+        verdict = self.watch.verdict
+        counted = verdict and verdict.kind == "fail" and verdict.decided_by in (ERRORS, UNANSWERED)
+        if not counted or canary.crashed_since(record.started):
+            return ""
+        return canary.excuse(self.world.now() - RECENT_SECONDS)
 
     def wait(self, record: Record) -> Record:
         """The step has passed, and somebody has to approve the next one."""

@@ -130,8 +130,11 @@ def stays(pod: Object) -> bool:
 
 def pods_of(selector: Mapping[str, str], labels: Mapping[str, str], pods: Sequence[Object]) -> list[Object]:
     """The pods of a version: those that the Service's selector and the subset's labels both select."""
-    wanted = {**selector, **labels}
-    return [pod for pod in pods if stays(pod) and wanted.items() <= labels_of(pod).items()]
+    return [pod for pod in pods if stays(pod) and _has(pod, selector, labels)]
+
+
+def _has(pod: Object, selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    return {**selector, **labels}.items() <= labels_of(pod).items()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +201,17 @@ def workloads(service: Service, pods: Sequence[Object]) -> dict[str, Workload]:
         version = Version(name, hashes[-1] if hashes else "")
         crashes = tuple(crash for pod in mine for crash in _crashes(pod))
         obstacles = tuple(filter(None, map(_obstacle, mine)))
-        found[name] = Workload(version, len(mine), ready, len(set(hashes)) > 1, meshed, crashes, obstacles)
+        taken = tuple(one for pod in pods if _has(pod, service.selector, labels) for one in _taken(pod))
+        found[name] = Workload(version, len(mine), ready, len(set(hashes)) > 1, meshed, crashes, obstacles, taken)
     return found
+
+
+def _taken(pod: Object) -> Iterator[Crash]:
+    """Whether the cluster takes it away; an app that has ended by itself has no such condition."""
+    for condition in pod["status"].get("conditions") or []:
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            text = f"{pod['metadata']['name']} {condition.get('reason') or 'disrupted'}"
+            yield Crash(seconds_of(condition["lastTransitionTime"]), text)
 
 
 def _obstacle(pod: Object) -> str:

@@ -72,7 +72,7 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """A pod whose app crashes again and again, or was killed as it took too much memory: when last, and in words."""
+    """What has happened to a pod, such as a crash again and again, or too much memory: when last, and in words."""
 
     at: float  # seconds since the epoch
     text: str
@@ -92,11 +92,17 @@ class Workload:
     meshed: bool = True
     crashes: tuple[Crash, ...] = ()
     obstacles: tuple[str, ...] = ()  # what keeps pods of it from running, one each, in words
+    taken: tuple[Crash, ...] = ()  # pods that the cluster is taking away: evictions, drained nodes, preemptions
 
     @property
     def why(self) -> str:
         """What to say after "no ready pod", or nothing where nobody knows."""
         return f": {'; '.join(self.obstacles[:3])}" if self.obstacles else ""
+
+    def excuse(self, since: float) -> str:
+        """What the cluster has done to it since then, or cannot do for it while none of its pods is ready, in words."""
+        taken = [one.text for one in self.taken if one.at >= since]
+        return "; ".join((*taken, *(() if self.ready else self.obstacles))[:3])
 
     def crashed_since(self, time: float) -> tuple[str, ...]:
         """Those of its crashes that were not before, in words."""

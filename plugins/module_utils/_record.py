@@ -23,6 +23,7 @@ FORMAT = 3  # 1 knows no observe, 2 no previous and no pause
 PROGRESSING, HELD, ABORTED, PROMOTED = "progressing", "held", "aborted", "promoted"
 ROLLED_BACK = "rolled_back"  # after it had been promoted
 WAITING = "waiting"  # for approval of its next step
+ENVIRONMENT = "environment: "  # a reason that begins so blames nobody: the same version may be released again
 PHASES = (PROGRESSING, HELD, WAITING, ABORTED, PROMOTED, ROLLED_BACK)
 MOST_PREVIOUS = 5
 
@@ -91,8 +92,8 @@ class Previous:
 
     @property
     def rejects(self) -> bool:
-        """Whether its canary was sent back."""
-        return self.phase in (ABORTED, ROLLED_BACK)
+        """Whether its canary was sent back, and not for what the cluster has done to it."""
+        return self.phase in (ABORTED, ROLLED_BACK) and not self.reason.startswith(ENVIRONMENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,6 +271,7 @@ class LiveWorld(Leasing):
         self._patch_route(token, _patches.patch_for(token, record, move))
 
     def _patch_route(self, token: Token, patch: list[dict[str, Any]]) -> None:
+        self._read_at = float("-inf")  # what comes after a write is decided by pods as they are then
         self._patch(*_routes.RESOURCES[self.kind], token.obj, patch)
 
     def _patch(self, api: str, plural: str, obj: Mapping[str, Any], patch: list[dict[str, Any]]) -> None:

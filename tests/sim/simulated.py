@@ -100,6 +100,7 @@ class Mesh:
         self.findings: list[Finding] = []
         self.by_weight = True
         self.crashes: dict[str, tuple[Crash, ...]] = {}
+        self.taken: dict[str, tuple[Crash, ...]] = {}  # pods that the cluster takes away, by version
         self.hangs: dict[str, Rate] = {}  # this part of the requests gets no answer
         self.patient = False  # whether clients wait for ever then
         self.slow: dict[str, Rate] = {}  # this part of the answers is slow
@@ -281,7 +282,10 @@ class Runner:
             Other(k, f"VirtualService {k}", dict(m.others[k]), "kubectl", m.version, astray[k]) for k in keys
         )
         versions = {
-            n: Workload(Version(n, m.hashes[n]), m.ready[n], m.ready[n], crashes=m.crashes.get(n, ())) for n in m.hashes
+            n: Workload(
+                Version(n, m.hashes[n]), m.ready[n], m.ready[n], crashes=m.crashes.get(n, ()), taken=m.taken.get(n, ())
+            )
+            for n in m.hashes
         }
         return State(
             "VirtualService ns/app",

@@ -284,6 +284,27 @@ def test_a_canary_that_crashes_is_taken_back_unless_stable_does_or_it_was_before
         assert ("stable's do not: v2-0 CrashLoopBackOff" in outcome.text) == (phase == "aborted")
 
 
+@pytest.mark.parametrize(
+    ("evicted", "crashed", "blamed"),
+    [(1.0, False, False), (None, False, True), (-60.0, False, True), (1.0, True, True)],
+)
+def test_a_canary_whose_pods_were_evicted_is_taken_back_and_not_blamed(
+    evicted: float | None, crashed: bool, blamed: bool
+) -> None:
+    mesh = Mesh(17, lambda time: float(began < time < began + 20), steady(0.0))
+    began = mesh.time
+    mesh.taken["v2"] = () if evicted is None else (Crash(began + evicted, "v2-0 EvictionByEvictionAPI"),)
+    mesh.crashes["v2"] = (Crash(began + 1, "v2-0 OOMKilled"),) if crashed else ()
+    outcome = Runner(mesh).run(WANT)
+    check_end(mesh, outcome)
+    assert outcome.phase == "aborted", "its clients are not left with it"
+    said = "v2 was taken back: environment: the cluster takes pods of it away, or cannot run them: v2-0 Eviction"
+    assert outcome.text.startswith(said) == (not blamed)
+    mesh.advance(60)
+    mesh.crashes["v2"] = ()
+    assert Runner(mesh).run(WANT).phase == ("aborted" if blamed else "promoted")
+
+
 def test_abort_on_request_ends_green_and_twice_is_once() -> None:
     mesh = Mesh(18, steady(0.0), steady(0.0))
     assert not Runner(mesh).one_pass(WANT).finished

@@ -128,6 +128,17 @@ def test_what_keeps_a_pod_from_running_is_said(found: dict[str, Any], text: str)
     assert version.why == (f": {found['metadata']['name']} {text}" if text else "")
 
 
+def test_a_pod_that_the_cluster_takes_away_is_told_while_it_leaves() -> None:
+    evicted, staying = pod(deleted=True), pod()
+    target = {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": "2026-11-23T15:00:00Z"}
+    evicted["status"]["conditions"] += [{**target, "reason": "EvictionByEvictionAPI"}]
+    staying["status"]["conditions"] += [{**target, "status": "False"}]
+    version = workloads(SERVICE, [evicted, staying])["v1"]
+    text = f"{evicted['metadata']['name']} EvictionByEvictionAPI"
+    assert (version.pods, [(one.at, one.text) for one in version.taken]) == (1, [(1_795_446_000, text)])
+    assert (version.excuse(1_795_446_000), version.excuse(1_795_446_001)) == (text, "")
+
+
 def test_the_pods_of_the_versions_and_their_ports() -> None:
     obj = {
         "metadata": {"name": "app-1", "namespace": "namespace-1"},
