@@ -301,7 +301,7 @@ retired:
 queries:
   description:
     - What was asked for evidence, or would be. PromQL with O(analysis.source=prometheus), else the paths that are asked
-      of each proxy.
+      of each proxy. Then the selectors of O(analysis.counters).
   returned: when it is known which service it is, and not with O(state=retired)
   type: list
   elements: str
@@ -479,17 +479,18 @@ def main() -> None:
             leaving = RetiringLiveWorld(connect(module), target(params), run, journal.say, wish.stable)
             module.exit_json(**retire(leaving, wish, journal, module.check_mode))
         world = world_of(connect(module), target(params), run, journal.say, params["analysis"])
+        own = [selector for counter in wish.counters for selector in (counter.total, counter.bad)]
         if module.check_mode:
             result = {"failed": False, "finished": True, **preview(world, wish)}
             asked = [f"check {one['name']}: {one['state']}: {one['text']}" for one in result.get("checks", [])]
             asked += [f"counter {one['name']}: {one['text']}" for one in result.get("counters", [])]
             for text in (result["msg"], *result.get("lines", ()), *asked):
                 journal.say(text)
-            module.exit_json(events=journal.events, queries=queries(world), **result)
+            module.exit_json(events=journal.events, queries=[*queries(world), *own], **result)
         journal.clock = world.now
         release = Release(world, wish, journal.say, continued=given.get("calls", 0) > 0)
         outcome = release.run(given.get("budget", 0.0))
-        module.exit_json(**result_of(outcome, journal.events), queries=queries(world))
+        module.exit_json(**result_of(outcome, journal.events), queries=[*queries(world), *own])
 
 
 if __name__ == "__main__":

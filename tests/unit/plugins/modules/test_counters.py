@@ -163,6 +163,7 @@ def test_check_mode_asks_now_and_says_what_it_cannot_foretell(
     (counter,) = result["counters"]
     assert (counter["name"], counter["text"]) == ("orders", "v2 12 bad of 12, v1 12 bad of 12")
     assert counter["queries"][0] == 'orders_total{version="v2"}[240s]'
+    assert result["queries"][-2:] == [TOTAL, BAD]
     assert any(line.startswith("orders: judged as well") for line in result["plan_warnings"])
     assert any(event["text"] == "counter orders: v2 12 bad of 12, v1 12 bad of 12" for event in result["events"])
     assert api.written == []
