@@ -32,7 +32,8 @@ OLDEST = "2.19"
 INSTALLING = "default"
 BARE = "mesh"  # begins and ends without Istio, so it goes first
 QUICK = "statistics"  # the first of the others: each installs Istio where it is missing, and two at once cannot
-ALONE = ("shapes", "upheaval")  # at the end: one needs the whole machine, one moves Istio under whatever runs beside it
+# At the end: one keeps pods from the only node, one needs the whole machine, one moves Istio under what runs beside it.
+ALONE = ("nobody", "shapes", "upheaval")
 LONG = (
     BARE,
     QUICK,
@@ -41,7 +42,6 @@ LONG = (
     "delegates",
     "gitops",
     "incidents",
-    "nobody",
     "orphaned",
     "own-checks",
     "prometheus",
