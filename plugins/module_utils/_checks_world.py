@@ -12,7 +12,7 @@ import http.client
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit, urlunsplit
 
@@ -179,18 +179,41 @@ def shown(url: str) -> str:
 # ---------------------------------------------------------------- questions
 
 
-class _Question:
+Subject = TypeVar("Subject")
+Reply = TypeVar("Reply")
+
+
+class _Question(Generic[Subject, Reply]):
     """One that is under way."""
 
-    def __init__(self, subject: About, ask: Callable[[], Answer]) -> None:
-        self.subject, self.began, self.answer = subject, time.monotonic(), None
+    def __init__(self, name: str, subject: Subject, ask: Callable[[], Reply]) -> None:
+        self.subject, self.began = subject, time.monotonic()
+        self.answer: Reply | None = None
         self._ask = ask
-        threading.Thread(target=self._run, daemon=True, name="check").start()
-
-    answer: Answer | None
+        threading.Thread(target=self._run, daemon=True, name=name).start()
 
     def _run(self) -> None:
         self.answer = self._ask()
+
+
+class Questions(Generic[Subject, Reply]):
+    """Those under way, by name, each in a thread of its own. ``silence`` makes an answer of why there was none."""
+
+    def __init__(self, silence: Callable[[str], Reply]) -> None:
+        self._silence = silence
+        self._under_way: dict[str, _Question[Subject, Reply]] = {}
+
+    def ask(self, name: str, subject: Subject, question: Callable[[], Reply]) -> Reply | None:
+        """Begin to ask, or bring the answer; None while there is none. ``question`` must not raise."""
+        found = self._under_way.get(name)
+        if found is None or found.subject != subject:
+            found = self._under_way[name] = _Question(name, subject, question)
+        answer = found.answer
+        if answer is None and time.monotonic() - found.began > GIVEN_UP:
+            answer = self._silence(f"there was no answer for {GIVEN_UP:.0f} s")
+        if answer is not None:
+            del self._under_way[name]
+        return answer
 
 
 class CheckReader:
@@ -198,19 +221,11 @@ class CheckReader:
 
     def __init__(self, cluster: Cluster, namespace: str, run: Run, selector: Callable[[], Mapping[str, str]]) -> None:
         self._cluster, self._namespace, self._run, self._selector = cluster, namespace, run, selector
-        self._questions: dict[str, _Question] = {}
+        self._questions: Questions[About, Answer] = Questions(lambda why: Answer("unknown", why))
 
     def ask(self, check: Check, subject: About) -> Answer | None:
         """Begin to ask, or bring the answer; None while there is none. Does not raise."""
-        question = self._questions.get(check.name)
-        if question is None or question.subject != subject:
-            question = self._questions[check.name] = _Question(subject, lambda: self.answer(check, subject))
-        answer = question.answer
-        if answer is None and time.monotonic() - question.began > GIVEN_UP:
-            answer = Answer("unknown", f"there was no answer for {GIVEN_UP:.0f} s")
-        if answer is not None:
-            del self._questions[check.name]
-        return answer
+        return self._questions.ask(check.name, subject, lambda: self.answer(check, subject))
 
     def answer(self, check: Check, subject: About) -> Answer:
         """Ask, and wait for the answer. Does not raise."""

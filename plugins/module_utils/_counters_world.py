@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._checks import NAME
+from ansible_collections.progressive.istio.plugins.module_utils._checks_world import Questions
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._counters import (
     PARTS,
@@ -32,7 +31,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._prometheus_http
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import ERRORS, LATENCY, UNANSWERED
 
-GIVEN_UP = 45.0  # seconds after which nobody waits for an answer any more
 TAKEN = (ERRORS, UNANSWERED, LATENCY, "capacity", "checks")  # what else may decide a verdict
 
 COUNTER_SPEC: Mapping[str, Any] = {
@@ -83,38 +81,16 @@ def _counter(where: str, given: Mapping[str, Any], analysis: Mapping[str, Any]) 
     return Counter(given["name"], given["total"], given["bad"], floor, place.max_age, place)
 
 
-class _Question:
-    """One that is under way."""
-
-    def __init__(self, ask: Callable[[], Samples]) -> None:
-        self.began = time.monotonic()
-        self.answer: Samples | None = None
-        self._ask = ask
-        threading.Thread(target=self._run, daemon=True, name="counter").start()
-
-    def _run(self) -> None:
-        self.answer = self._ask()
-
-
 class CounterReader:
     """Asks counters. Times are the API server's."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._questions: dict[str, _Question] = {}
+        self._questions: Questions[None, Samples] = Questions(lambda why: Samples(0.0, why=why))
 
     def ask(self, counter: Counter, versions: Sequence[str], seconds: float) -> Samples | None:
         """Begin to ask for the last ``seconds``, or bring the samples; None while there are none. Does not raise."""
-        question = self._questions.get(counter.name)
-        if question is None:
-            question = _Question(lambda: self.answer(counter, versions, seconds))
-            self._questions[counter.name] = question
-        answer = question.answer
-        if answer is None and time.monotonic() - question.began > GIVEN_UP:
-            answer = Samples(0.0, why=f"there was no answer for {GIVEN_UP:.0f} s")
-        if answer is not None:
-            del self._questions[counter.name]
-        return answer
+        return self._questions.ask(counter.name, None, lambda: self.answer(counter, versions, seconds))
 
     def answer(self, counter: Counter, versions: Sequence[str], seconds: float) -> Samples:
         """Ask, and wait for the answer. Does not raise."""

@@ -21,10 +21,11 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import NOBODY
 from ansible_collections.progressive.istio.plugins.module_utils._record import OURS
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
+from ansible_collections.progressive.istio.plugins.module_utils._writes import RENEW_SECONDS
 
 LEASES = "coordination.k8s.io/v1"
 LEASE_SECONDS = 15
-LATE_SECONDS = 6.0  # a run that lives renews its lease every five
+LATE_SECONDS = RENEW_SECONDS + 1.0  # a run that lives has renewed its lease by then
 NAME = own_name("")  # and the service's name
 PROCESS = "progressive.istio/process"
 OPTIONS = "progressive.istio/options"

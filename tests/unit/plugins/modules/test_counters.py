@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.progressive.istio.plugins.module_utils import _counters_world, _preview
+from ansible_collections.progressive.istio.plugins.module_utils import _checks_world, _preview
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import Cluster
 from ansible_collections.progressive.istio.plugins.module_utils._counters import Counter, Samples, said_of
 from ansible_collections.progressive.istio.plugins.module_utils._counters_world import CounterReader, counters_of
@@ -92,7 +92,7 @@ def test_a_question_that_never_ends_is_given_up(
     reader: CounterReader, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.texts[PATH] = matrix(1)
-    monkeypatch.setattr(_counters_world, "GIVEN_UP", -1.0)
+    monkeypatch.setattr(_checks_world, "GIVEN_UP", -1.0)
     monkeypatch.setattr(CounterReader, "answer", lambda *_given: time.sleep(0.2))
     assert wait_for(reader, only()).why == "there was no answer for -1 s"
 
