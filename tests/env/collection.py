@@ -13,7 +13,7 @@ from pathlib import Path
 from environment import CHECKOUT, Environment, variables
 from running import Failed, Log
 
-LIMIT = 300_000  # bytes of the tarball
+LIMIT = 500_000  # bytes of the tarball: the code, its docs and the results' texts are some 330,000; raw counts are more
 SHIPPED = {
     "CHANGELOG.rst",
     "COPYING",
