@@ -24,10 +24,10 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     State,
     Want,
     Workload,
+    joined,
     newer_canary,
     said,
     share_of,
-    step_for,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
@@ -89,7 +89,7 @@ def admit(want: Want, state: State) -> Decision:
         return refused
     if not given:
         return Start(stable.version, canary.version)
-    return Adopt(stable.version, canary.version, step_for(want.steps, share))
+    return Adopt(stable.version, canary.version, *joined(want.steps, share))
 
 
 def _together(state: State, canary: str) -> Refuse | None:

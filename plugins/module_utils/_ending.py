@@ -42,7 +42,6 @@ class Ending:
     def promote(self, record: Record) -> Outcome:
         reason = self.watch.verdict.reason if self.watch.verdict else ""
         ended = record.ended(PROMOTED, self.world.now(), reason)
-        self.watch.save(force=True)
         self.writes.write(ended, expect=record)
         self.writes.follow(ended, self.writes.observe())
         if record.shown != ended.shown:
@@ -97,7 +96,6 @@ class Ending:
         following = record.steps[record.step + 1]
         reason = f"waits for approval before step {record.pause}, {following.title}"
         waiting = record.ended(WAITING, self.world.now(), reason)
-        self.watch.save(force=True)
         self.writes.write(waiting, expect=record, move=False)
         self.tell_how(waiting)
         return waiting

@@ -28,6 +28,7 @@ LEAST_SECONDS = 0.1  # between two looks, whatever the traffic is
 EXPOSED = 10.0  # requests of the canary between two looks: so many answers may be bad before anybody sees it
 COMPARED = 10.0  # requests of stable between two looks; with fewer the two versions take longer to compare
 READS = 50.0  # proxies a second that may be asked for the sake of more looks
+ALARM = 4.0  # times the tolerance: a window with so many bad answers of the canary is followed by the next at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,15 @@ def pause(interval: float, canary: float, stable: float, reads: float) -> float:
         return interval
     short = max(LEAST_SECONDS, EXPOSED / canary, COMPARED / stable if stable > 0 else 0.0, reads / READS)
     return min(interval, short)
+
+
+def alarming(requests: int, bad: int, tolerance: float) -> bool:
+    """Whether a window of the canary has so many bad answers that nobody should wait for the next.
+
+    `tolerance`: the rate (0..1) that is good enough. One bad answer alone never is; with ten requests in a window, at
+    the default tolerance, two are: of a version that fails once in a hundred every 200th look finds as many.
+    """
+    return bad >= 2 and bad > ALARM * tolerance * requests
 
 
 def _series(look: ProxyLook, metric: str) -> Mapping[str, Counts]:

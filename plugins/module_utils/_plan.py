@@ -176,10 +176,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Take over what somebody else released up to some weight: begin at step ``first``."""
+    """Take over what somebody else released up to some weight: with these steps, at step ``first``."""
 
     stable: Version
     canary: Version
+    steps: tuple[Step, ...]
     first: int
 
 
@@ -314,6 +315,14 @@ def behind(state: State, record: Record) -> tuple[Other, ...]:
     return tuple(other for other in state.others if other.astray or not other.has(record.weights()))
 
 
+def gone_meanwhile(state: State, record: Record) -> str:
+    """What to say where a record gives more to a version that has lost its last ready pod since it was decided."""
+    canary = state.version(record.canary.name)
+    if canary.ready or record.weight <= state.weight_of(canary.version.name):
+        return ""
+    return f"{canary.version.name} has no ready pod any more{canary.why}; {record.weight} % was not given to it"
+
+
 def strayed(state: State, record: Record, arrived: bool) -> str:
     """What to say when another route object has weights that somebody else has set, or nothing.
 
@@ -344,9 +353,23 @@ def plan_of(record: Record) -> str:
     return "  ".join((f"steps {', '.join(titles)} %", *more))
 
 
-def step_for(steps: tuple[Step, ...], share: int) -> int:
-    """The first step with at least this share (percent)."""
-    return next(i for i, step in enumerate(steps) if step.weight >= share)
+def joined(steps: tuple[Step, ...], share: int) -> tuple[tuple[Step, ...], int]:
+    """The plan for who takes over ``share`` percent, and at which of its steps that is.
+
+    A share that the plan does not have becomes a step of its own: the next one needs a pass at this one first.
+    """
+    at = next(i for i, step in enumerate(steps) if step.weight >= share)
+    if not share or steps[at].weight == share:
+        return steps, at
+    return (*steps[:at], Step(share, steps[at].min_seconds), *steps[at:]), at
+
+
+def adopted(record: Record, share: int, now: float) -> Record:
+    """The record of the same release that goes on from a share that somebody else has set."""
+    steps, at = joined(record.steps, share)
+    more = len(steps) - len(record.steps)
+    approvals = tuple(replace(one, step=one.step + more) if one.step > at else one for one in record.approvals)
+    return replace(record, steps=steps, approvals=approvals).at(at, now)
 
 
 def drift(state: State, record: Record) -> str:

@@ -96,8 +96,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         writes, then = _resumed(want, decision, now)
         text = f"release {record.id} is {record.phase} at step {record.step + 1} of {len(record.steps)}; {then}"
     else:
-        first = decision.first if isinstance(decision, Adopt) else 0
-        steps = want.steps
+        steps, first = (decision.steps, decision.first) if isinstance(decision, Adopt) else (want.steps, 0)
         record = Record(
             "(new)", state.uid, decision.stable, decision.canary, steps, first, PROGRESSING, now, now, world.identity()
         )

@@ -33,6 +33,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Start,
     State,
     Want,
+    adopted,
     behind,
     drift,
     held_for_drift,
@@ -40,7 +41,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     plan_of,
     require_clients,
     resolve,
-    step_for,
     strayed,
     taken_over,
 )
@@ -214,13 +214,13 @@ class Release:
 
     def _record_for(self, decision: Start | Adopt, state: State) -> Record:
         want, now = self.want, self.world.now()
-        first = decision.first if isinstance(decision, Adopt) else 0
+        steps, first = (decision.steps, decision.first) if isinstance(decision, Adopt) else (want.steps, 0)
         return Record(
             secrets.token_hex(4),
             state.uid,
             decision.stable,
             decision.canary,
-            want.steps,
+            steps,
             first,
             PROGRESSING,
             now,
@@ -237,9 +237,10 @@ class Release:
         self.say(f"{record.stable.name} -> {record.canary.name}  release {record.id}  {plan_of(record)}")
         # Whole seconds: pods are dated so, and one that was made in this second has all its counts ahead of it.
         self.watch.begin(record, float(int(record.since)))
-        self._await_endpoints(record.canary.name)
         if record.weight == FULL:
             self.watch.baseline(record)
+        self._await_endpoints(record.canary.name)
+        self._still_fit(record)
         self.watch.save(force=True)
         self.writes.write(record, expect=state.record)
         state = self.writes.observe()
@@ -248,6 +249,13 @@ class Release:
         self.say(f"to stop it by hand: {self.world.by_hand(state, record)}")
         self.watch.panel.begin_step(record.step, record.present.judged)
         return record
+
+    def _still_fit(self, record: Record) -> None:
+        """Its first look takes a while. Raises ReleaseError for a version that has gone, or changed, meanwhile."""
+        state = self.writes.observe()
+        admit(self.want, state)
+        if newer := newer_canary(record, state):
+            raise ReleaseError(f"{newer}; run it again")
 
     def _await_endpoints(self, version: str) -> None:
         """No weight for a version that a client's proxy would answer with 503 because it has no endpoint of it yet."""
@@ -321,6 +329,9 @@ class Release:
             self.watch.save(force=True)
             return self.ending.outcome(WAITING, record.reason, record=record)
         if verdict.kind == "pass" and confirmed:
+            if not self.watch.save(force=True):  # what a step has passed on has to be known afterwards
+                self.writes.now_and_then(f"step {record.place}  WAIT  its evidence could not be stored")
+                return None
             self._progress(record, verdict, force=True)
             if over := self._over(record):
                 return over
@@ -398,7 +409,6 @@ class Release:
         """What ends with a step that is done: the release, or this run; nothing if the next step follows."""
         steps, stop = len(record.steps), self.want.until_step
         if stop is not None and stop <= steps and record.step + 1 >= stop:
-            self.watch.save(force=True)
             return self.ending.outcome(PROGRESSING, f"waits after step {record.place}", record=record)
         return self.ending.promote(record) if record.step + 1 == steps else None
 
@@ -406,7 +416,6 @@ class Release:
         """The record at the next step; or at this one, where somebody has to approve the next."""
         if record.pause:
             return self.ending.wait(record)
-        self.watch.save(force=True)
         following = record.at(record.step + 1, self.world.now())
         self.writes.write(following, expect=record)
         self.watch.tidy()
@@ -421,11 +430,11 @@ class Release:
             return self.ending.hold(record, drifted)
         if wish == "abort" or not share:
             return self.ending.abort(record, drifted)
-        adopted = record.at(step_for(record.steps, share), self.world.now())
-        self.writes.write(adopted, expect=record, force=True)
-        self.watch.panel.begin_step(adopted.step, adopted.present.judged)
-        self.say(f"step {adopted.place}  ADOPTED  {drifted}")
-        return adopted
+        taken = adopted(record, share, self.world.now())
+        self.writes.write(taken, expect=record, force=True)
+        self.watch.panel.begin_step(taken.step, taken.present.judged)
+        self.say(f"step {taken.place}  ADOPTED  {drifted}")
+        return taken
 
     def _ended(self, record: Record, state: State, verdict: Verdict) -> Outcome | None:
         """What ends a release at once, whatever else is so."""
@@ -451,6 +460,7 @@ class Release:
             return self.ending.abort(record, reason)
         if self.want.on_inconclusive == "promote":
             self.say(f"step {record.place}  OVERRIDE  on_inconclusive: promote  {reason}")
+            self.watch.save(force=True)
             return self._over(record) or self._drive(self._next(record))
         return self.ending.hold(record, reason)
 

@@ -97,7 +97,11 @@ class Stake:
         """Bet `share` (0..1) of what is held back, spread as at the start, from here on."""
         if (stake := self.held * share) > 0.0:
             self.held -= stake
-            self.bets = [_log_add(b, log(stake * part)) for b, part in zip(self.bets, self.shares, strict=True)]
+            new = [log(stake * part) for part in self.shares]
+            # _log_add, written out: a long release begins anew thousands of times.
+            self.bets = [
+                b + log1p(exp(s - b)) if b > s else s + log1p(exp(b - s)) for b, s in zip(self.bets, new, strict=True)
+            ]
 
     def lose(self, nats: float) -> None:
         """Throw away bets: they are multiplied by exp(-nats). What is held back stays."""

@@ -26,6 +26,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._evidence import
 from ansible_collections.progressive.istio.plugins.module_utils._gate import compact
 from ansible_collections.progressive.istio.plugins.module_utils._looks import (
     Look,
+    alarming,
     burst_of,
     carry,
     difference,
@@ -76,6 +77,7 @@ class Watch:
         self._saved = float("-inf")
         self._unready_since: float | None = None
         self.pause = want.interval  # seconds until the next look
+        self._last = Window(0, 0, 0.0, 0, 0, 0, 0)
         self._without_canary = 0  # stable's requests since the last one of the canary
         self._settled: tuple[str, int] | None = None  # release and step whose weights the last look found settled
 
@@ -168,6 +170,8 @@ class Watch:
         if self.want.capacity and record.present.judged:
             verdict = held_back(verdict, self.world.capacity(), record.canary.name, record.stable.name)
         self.verdict = verdict = self._checked(verdict, record, settled)
+        if alarming(self._last.n_c, self._last.x_c, verdict.tolerance) and not record.observe:
+            self.pause = 0.0
         return verdict
 
     def _checked(self, verdict: Verdict, record: Record, settled: bool) -> Verdict:
@@ -253,6 +257,7 @@ class Watch:
             counters=counted,
         )
         self.panel.observe(errors, also)
+        self._last = errors
         self.pause = self._paced(errors, raw)
         if mixed or own:  # samples lie back, and a window of theirs may be of the step before
             self.panel.begin_step(record.step, record.present.judged)
@@ -289,8 +294,8 @@ class Watch:
 
     # ---------------------------------------------------------------- keeping
 
-    def save(self, force: bool = False) -> None:
-        """Store the evidence: with ``force`` now, otherwise when it is time."""
+    def save(self, force: bool = False) -> bool:
+        """Store the evidence: with ``force`` now, otherwise when it is time. False: it may not have been stored."""
         now = self.world.now()
         if self.evidence and (force or now - self._saved >= SAVE_SECONDS):
             if not self.world.alive():
@@ -299,4 +304,5 @@ class Watch:
                 self.world.save_evidence(self.evidence)
                 self._saved = now
             except (Unreachable, Lost):
-                pass  # tried again at the next look; until then a killed run loses windows, and invents none
+                return False  # tried again at the next look; until then a killed run loses windows, and invents none
+        return True

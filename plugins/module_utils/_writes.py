@@ -18,6 +18,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     State,
     behind,
     drift,
+    gone_meanwhile,
     taken_over,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
@@ -87,6 +88,8 @@ class Writes:
                 raise Stopped(taken_over(state, record))
             if drifted and not force:
                 raise Drifted(drifted)
+            if move and (gone := gone_meanwhile(state, record)):
+                raise Drifted(gone)
             if self.attempt(tries, state.where, partial(self.world.write, state, record, move)):
                 return drifted
 

@@ -128,7 +128,7 @@ options:
     default: false
   adopt:
     description:
-      - Take over a canary that somebody else has given weight to, from the first step with at least that weight.
+      - Take over a canary that somebody else has given weight to. A weight that O(steps) do not have becomes a step.
     type: bool
     default: false
   preflight:
@@ -145,8 +145,8 @@ options:
       - What to do when somebody else has changed the weights of a running release. Both weights and the field manager
         that wrote last are said in any case. A proven V(fail) goes to the stable version whatever is there.
       - V(hold) leaves them as they are, and waits for a person. V(abort) takes the release back.
-      - V(adopt) goes on from there, at the first step with at least that weight. A canary whose weight was set to 0 is
-        taken back.
+      - V(adopt) goes on from there. A weight that the plan does not have becomes a step of it, so that no more is
+        given without a pass. A canary whose weight was set to 0 is taken back.
     type: str
     choices: [hold, abort, adopt]
     default: hold

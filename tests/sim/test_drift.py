@@ -48,7 +48,7 @@ def test_drift_is_settled_as_the_user_wants(there: int, on_drift: str, end: str)
     check_end(mesh, outcome)
     assert any(f"v2 {there}" in line and "argocd" in line for line in runner.said)
     weights = [w[1]["v2"] for w in mesh.writes]
-    assert weights[1:] == {"aborted": [0], "promoted": [50, 100, 100] if there == 30 else [100, 100]}[end]
+    assert weights[1:] == {"aborted": [0], "promoted": [30, 50, 100, 100] if there == 30 else [100, 100]}[end]
 
 
 def test_held_drift_is_adopted_by_the_next_run() -> None:
@@ -96,7 +96,7 @@ def test_partial_weight_without_record_is_adopted_only_when_told() -> None:
     refused = Runner(mesh).run(WANT)
     assert (refused.phase, refused.failed, refused.changed) == ("refused", True, False)
     assert Runner(mesh).run(replace(WANT, adopt=True)).phase == "promoted"
-    assert [w[1]["v2"] for w in mesh.writes][:2] == [50, 100]
+    assert [w[1]["v2"] for w in mesh.writes] == [20, 50, 100, 100]
 
 
 def test_drift_between_look_and_write_is_held_not_overwritten() -> None:

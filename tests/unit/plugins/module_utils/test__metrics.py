@@ -15,6 +15,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._looks import (
     Flow,
     Look,
     ProxyLook,
+    alarming,
     carry,
     difference,
     pause,
@@ -291,6 +292,22 @@ def test_looks_are_closer_where_many_requests_are_at_stake(
     interval: float, canary: float, stable: float, reads: float, seconds: float
 ) -> None:
     assert pause(interval, canary, stable, reads) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("requests", "bad", "tolerance", "at_once"),
+    [
+        (10, 2, 0.005, True),
+        (10, 1, 0.005, False),  # one is none
+        (100, 2, 0.005, False),  # no more than the tolerance allows now and then
+        (100, 3, 0.005, True),
+        (100, 20, 0.05, False),  # a service that is bad itself
+        (5, 5, 0.3, False),  # both are broken
+        (0, 0, 0.005, False),
+    ],
+)
+def test_what_looks_bad_is_looked_at_again_at_once(requests: int, bad: int, tolerance: float, at_once: bool) -> None:
+    assert alarming(requests, bad, tolerance) is at_once
 
 
 def test_samples_come_when_they_come() -> None:

@@ -144,7 +144,9 @@ def test_a_canary_of_somebody_else() -> None:
         "VirtualService prod/app gives v2 30 % and carries no record of a running release: released by somebody else "
         "(last writer kubectl-edit); set adopt to go on from there, or set its weight to 0",
     )
-    assert admit(replace(WANT, adopt=True), split) == Adopt(V1, V2, 1)
+    assert admit(replace(WANT, adopt=True), split) == Adopt(
+        V1, V2, (STEPS[0], Step(30, STEPS[1].min_seconds), *STEPS[1:]), 1
+    )
 
 
 def test_a_canary_with_less_than_a_percent_is_not_overlooked() -> None:
@@ -152,7 +154,7 @@ def test_a_canary_with_less_than_a_percent_is_not_overlooked() -> None:
     found = admit(WANT, split)
     assert isinstance(found, Refuse)
     assert "gives v2 <1 %" in found.text
-    assert admit(replace(WANT, adopt=True), split) == Adopt(V1, V2, 0)
+    assert admit(replace(WANT, adopt=True), split) == Adopt(V1, V2, STEPS, 0)
 
 
 def test_what_was_taken_back_stays_back_until_it_changes() -> None:
