@@ -50,7 +50,8 @@ class Ending:
                 late = "; ".join(answer.lagging[:5])
                 self.say(f"PROMOTED  still with cohort, cookie or mirror of this release: {late}")
         self.watch.tidy()
-        self.say(f"PROMOTED  {record.canary.name} has all traffic  {totals(self.watch.evidence)}")
+        text = f"PROMOTED  {record.canary.name} has all traffic  {totals(self.watch.evidence)}"
+        self._announce("CanaryPromoted", text)
         return self.outcome(PROMOTED, f"{record.canary.name} has all traffic", record=ended)
 
     def abort(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
@@ -61,7 +62,7 @@ class Ending:
         if not stable.ready:
             return self.hold(record, f"{reason}; but {stable.version.name} has no ready pod to go back to{stable.why}")
         ended = record.ended(ABORTED, decided, reason)
-        drifted = self.writes.write(ended, expect=record, force=True)
+        drifted = self.writes.write(ended, expect=record, force=True, seen=before)
         for text in filter(None, (drifted, strayed(before, record, self.arrived == record.step))):
             self.say(f"overruled a {text}")
         state = self.writes.follow(ended, self.writes.observe())
@@ -72,7 +73,7 @@ class Ending:
             reason = f"{ENVIRONMENT}the cluster takes pods of it away, or cannot run them: {excuse}  {reason}"
             blamed, ended = ended, replace(ended, reason=reason)
             self.writes.write(ended, expect=blamed, move=False)
-        self.say(f"ABORTED  {took}  {reason}")
+        self._announce("CanaryAborted", f"ABORTED  {took}  {reason}", warning=not asked_for)
         if answer.lagging:
             self.say(f"ABORTED  still with the old weight: {'; '.join(answer.lagging[:5])}")
         self.watch.close_window(ended)  # until weight 0 was reached, so that the evidence holds every failed answer
@@ -98,6 +99,7 @@ class Ending:
         waiting = record.ended(WAITING, self.world.now(), reason)
         self.writes.write(waiting, expect=record, move=False)
         self.tell_how(waiting)
+        self.world.events.tell("CanaryWaiting", reason)
         return waiting
 
     def tell_how(self, record: Record) -> None:
@@ -109,7 +111,7 @@ class Ending:
         """The next step may come; the run that is at the release, or the next one, takes it up."""
         approved = record.approved(by, self.world.now())
         self.writes.write(approved, expect=record, move=False)
-        self.say(f"APPROVED  step {record.pause}, by {by}")
+        self._announce("CanaryApproved", f"APPROVED  step {record.pause}, by {by}")
         return approved
 
     def roll_back(self, record: Record, reason: str, due: bool) -> Outcome:
@@ -128,7 +130,7 @@ class Ending:
         answer = self._programmed()
         took = f"{answer.programmed} of {answer.asked} proxies after {self.world.now() - decided:.2f} s"
         text = f"{stable} has all traffic again, in {took}: {reason}"
-        self.say(f"ROLLED BACK  {text}")
+        self._announce("CanaryRolledBack", f"ROLLED BACK  {text}", warning=True)
         if answer.lagging:
             late = f"still with the old weight: {'; '.join(answer.lagging[:5])}"
             self.say(f"ROLLED BACK  {late}")
@@ -140,8 +142,12 @@ class Ending:
         self.watch.save(force=True)
         self.writes.write(held, expect=record, move=False, force=True)
         self.watch.tidy()
-        self.say(f"HELD  step {record.place}  {reason}")
+        self._announce("CanaryHeld", f"HELD  step {record.place}  {reason}", warning=not asked_for)
         return self.outcome(HELD, reason, failed=not asked_for, record=held)
+
+    def _announce(self, reason: str, text: str, warning: bool = False) -> None:
+        self.say(text)
+        self.world.events.tell(reason, text, warning)
 
     def _origin(self) -> str:
         """Which of the canary's pods gave the bad answers, and with which codes: the greatest numbers first."""

@@ -88,6 +88,13 @@ class CounterAsker(Protocol):
         """Begin to ask for the last ``seconds``, or bring the samples; None while there are none. Does not raise."""
 
 
+class Teller(Protocol):
+    """Who tells those that look at the Service and not at this run."""
+
+    def tell(self, reason: str, text: str, warning: bool = False) -> None:
+        """As a Kubernetes Event. Does not raise, whatever happens."""
+
+
 #: Who holds a lease that was given back, or was never there.
 NOBODY = "nobody"
 
@@ -144,6 +151,10 @@ class World(Protocol):
     @property
     def counters(self) -> CounterAsker:
         """Who asks the user's own counters."""
+
+    @property
+    def events(self) -> Teller:
+        """Who tells others."""
 
     def look(self) -> Look:
         """The counters of all proxies that send requests to the service."""

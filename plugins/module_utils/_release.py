@@ -234,7 +234,8 @@ class Release:
 
     def _start(self, record: Record, state: State) -> Record:
         record = record.at(record.step, self.world.now())
-        self.say(f"{record.stable.name} -> {record.canary.name}  release {record.id}  {plan_of(record)}")
+        text = f"{record.stable.name} -> {record.canary.name}  release {record.id}  {plan_of(record)}"
+        self.say(text)
         # Whole seconds: pods are dated so, and one that was made in this second has all its counts ahead of it.
         self.watch.begin(record, float(int(record.since)))
         if record.weight == FULL:
@@ -246,6 +247,7 @@ class Release:
         state = self.writes.observe()
         if not strayed(state, record, arrived=False):
             state = self.writes.follow(record, state)  # the command below is for objects that all of it is in
+        self.world.events.tell("CanaryStarted", f"{text} by {record.by}")
         self.say(f"to stop it by hand: {self.world.by_hand(state, record)}")
         self.watch.panel.begin_step(record.step, record.present.judged)
         return record
@@ -274,6 +276,7 @@ class Release:
         confirmed_at: float | None = None
         written = self.world.now()
         while True:
+            began = self.world.now()
             state = self.writes.observe()
             record = self._current(record, state)
             drifted = drift(state, record) or strayed(state, record, self.ending.arrived == record.step)
@@ -308,7 +311,9 @@ class Release:
                 self.watch.save(force=True)
                 return self.ending.outcome(record.phase, record.reason, finished=False, record=record)
             fast = confirmed_at is None and now - written < self.want.interval
-            self.world.sleep(CONFIRM_SECONDS if fast else self.watch.pause)
+            pause = CONFIRM_SECONDS if fast else self.watch.pause
+            # From look to look. Where looks take long, half of the time is others'.
+            self.world.sleep(max(pause / 2, pause - (self.world.now() - began)))
 
     def _current(self, record: Record, state: State) -> Record:
         """The record to go on with: another one than before only where somebody has approved the next step."""
@@ -418,6 +423,8 @@ class Release:
             return self.ending.wait(record)
         following = record.at(record.step + 1, self.world.now())
         self.writes.write(following, expect=record)
+        text = f"step {following.place}, after a pass at {record.present.title}"
+        self.world.events.tell("CanaryStep", text)
         self.watch.tidy()
         self.watch.panel.begin_step(following.step, following.present.judged)
         return following

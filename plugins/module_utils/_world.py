@@ -19,6 +19,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._checks_world im
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import NO_FORWARD, ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._counters_world import CounterReader
 from ansible_collections.progressive.istio.plugins.module_utils._delegates import is_delegate
+from ansible_collections.progressive.istio.plugins.module_utils._events import EventWriter
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
 from ansible_collections.progressive.istio.plugins.module_utils._find import (
     all_route_objects,
@@ -118,6 +119,7 @@ class LiveWorld(Leasing):
         self._capacity = CapacityReader(cluster, namespace, say)
         self.checks = CheckReader(cluster, namespace, run, lambda: self.service().selector)
         self.counters = CounterReader(cluster)
+        self.events = EventWriter(cluster, lambda: self.service().obj, run.by, say)
         self._lease = Lease(cluster, namespace, self.own_name, run, say)
 
     # ------------------------------------------------------------ time and life
@@ -417,11 +419,12 @@ class LiveWorld(Leasing):
 
         counting = [proxy for proxy in self.mesh.proxies if counts(proxy)]
         idle = [proxy for proxy in self.mesh.proxies if not counts(proxy)]
-        # Close together, as they are compared: what clients have sent, and what has come in.
-        sent = list(self.mesh.counters(counting, service.backends))
+        # At once, as they are compared: what clients have sent, and what has come in.
+        sending = self.mesh.counters(counting, service.backends)
+        come_in = self.mesh.served(self._version_pods, service.backends)
+        sent = list(sending)
         if self._forbidden([answer for _proxy, answer in sent]):
             return self._look()
-        come_in = self.mesh.served(self._version_pods, service.backends)
         swept = self.mesh.counters(self._sweep(idle), service.backends)
         served = dict(come_in)
         for proxy, answer in itertools.chain(sent, swept):

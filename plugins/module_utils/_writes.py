@@ -75,11 +75,21 @@ class Writes:
             state = self.observe()
         return state
 
-    def write(self, record: Record, expect: Record | None, move: bool = True, force: bool = False) -> str:
-        """Write the record (and its weights), once, or know that it happened. Returns the drift that was overruled."""
+    def write(
+        self,
+        record: Record,
+        expect: Record | None,
+        move: bool = True,
+        force: bool = False,
+        seen: State | None = None,
+    ) -> str:
+        """Write the record (and its weights), once, or know that it happened. Returns the drift that was overruled.
+
+        ``seen``: what was read a moment ago, for who is in a hurry.
+        """
         tries = self.tries()
         while True:
-            state = self.observe()
+            state, seen = seen or self.observe(), None
             if state.record == record:
                 self.changed = True  # the answer to an earlier try was lost; the write was not
                 return ""

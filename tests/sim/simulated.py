@@ -223,6 +223,7 @@ class Runner:
         self.checks = Checking(mesh)
         self.counters = Counting(mesh)
         self.count = self.passes = 0
+        self.events, self.told = self, list[str]()
         self.dead = self.orphan = False
         self.said: list[str] = []
         self.before_write: Callable[[int], None] = lambda _number: None
@@ -389,6 +390,9 @@ class Runner:
         epoch = "served:0"
         served = {f"pod-{v}": ProxyLook(v, epoch, 0.0, {v: (n, 0)}) for v, n in self.mesh.came_in.items()}
         return Look(self.mesh.time, proxies, unread, served)
+
+    def tell(self, reason: str, text: str, warning: bool = False) -> None:
+        self.told.append(f"{'Warning' if warning else 'Normal'} {reason}")
 
     def pod_names(self) -> dict[str, str]:
         return {"10.0.0.2:8080": "v2-pod"}

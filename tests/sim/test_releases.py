@@ -42,6 +42,7 @@ def test_healthy_is_promoted_step_by_step() -> None:
     assert outcome.changed
     assert [w[1]["v2"] for w in mesh.writes] == [10, 50, 100, 100]
     assert passes_said(runner) == len(STEPS)
+    assert runner.told == ["Normal CanaryStarted", *["Normal CanaryStep"] * 2, "Normal CanaryPromoted"]
     again = Runner(mesh, "again").run(WANT)
     assert (again.phase, again.changed, again.failed) == ("promoted", False, False)
 
@@ -59,11 +60,13 @@ def test_evidence_equals_what_was_served() -> None:
 @pytest.mark.parametrize(("rate", "most_failed"), [(1.0, 40), (0.2, 40), (0.05, 40)])
 def test_broken_is_taken_back_and_refused(rate: float, most_failed: int) -> None:
     mesh = Mesh(3, steady(rate), steady(0.0))
-    outcome = Runner(mesh).run(WANT)
+    runner = Runner(mesh)
+    outcome = runner.run(WANT)
     check_end(mesh, outcome)
     assert (outcome.phase, outcome.failed) == ("aborted", True)
     assert [w[1]["v2"] for w in mesh.writes] == [10, 0]
     assert mesh.served["v2"][1] <= most_failed
+    assert runner.told == ["Normal CanaryStarted", "Warning CanaryAborted"]
     again = Runner(mesh, "again").run(WANT)
     assert (again.phase, again.failed, again.changed) == ("aborted", True, False)
     assert "has not changed" in again.text
