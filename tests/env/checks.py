@@ -46,6 +46,7 @@ LONG = (
     "own-checks",
     "prometheus",
     "retire",
+    "verbs",
     *ALONE,
 )
 LONGEST_SCENARIO = 900.0  # seconds, on a machine that is busy with another one
