@@ -45,6 +45,7 @@ from ansible_collections.progressive.istio.tests.soak.cases import (
     release,
 )
 from ansible_collections.progressive.istio.tests.soak.kills import killed
+from ansible_collections.progressive.istio.tests.soak.life import api_killed, orphaned, two_at_once
 from ansible_collections.progressive.istio.tests.soak.windows import windows
 
 MODULE = "ansible_collections.progressive.istio.tests.soak.soak"
@@ -55,6 +56,9 @@ CASES: dict[str, tuple[str, Case]] = {
     "naive": ("the same by plain apply and scale-down, for comparison", naive),
     "kill-playbook": ("SIGKILL of ansible-playbook alone", partial(killed, whole_tree=False)),
     "kill-tree": ("SIGKILL of its whole process tree", partial(killed, whole_tree=True)),
+    "two-at-once": ("two runs of one release, started together", two_at_once),
+    "api-killed": ("the API server is killed, and away for 20 s", api_killed),
+    "orphaned": ("a run is killed, its version turns bad; reconcile every 30 s", orphaned),
     "broken-5-first": ("v3 with 5 % errors, first step", partial(broken_first, rate=0.05)),
     "broken-100-first": ("v3 with 100 % errors, first step", partial(broken_first, rate=1.0)),
     "broken-5-last": ("v3 turns to 5 % errors at 100 %", partial(broken_last, rate=0.05)),
@@ -113,6 +117,7 @@ def details(runs: Sequence[Json]) -> list[str]:
             ("verdict_to_weight_0", "s from the verdict to weight 0 in all proxies"),
             ("first_bad_to_last_answer", "s from the first bad answer to v3's last"),
             ("processes_gone_after", "s until the killed run's processes had ended"),
+            ("alone", "s from when its version turned bad to weight 0"),
             ("difference", "answers that the windows do not have"),
             ("at_most_unseen", "of them, those of ended pods and proxies at most"),
             ("share_v1", "share of v1"),
