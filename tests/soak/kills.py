@@ -49,7 +49,7 @@ def alive(pids: set[int]) -> set[int]:
 
 
 def killed(stage: Stage, clients: Clients, whole_tree: bool) -> Json:
-    """Kill it within a second after a write of its own, watch for more, go on with a second run, and run a third time."""
+    """Kill it within a second after a write of its own, watch for more, go on with a second run, and run a third."""
     begin(stage)
     clients.start(RATE)
     first = stage.play("promote", *plan(STEPS), "-e", "canary_version=v2")
