@@ -24,6 +24,7 @@ OUTSIDE = {
         "_checks_world",
         "_cluster",
         "_counters_world",
+        "_events",
         "_find",
         "_fleet",
         "_lease",
