@@ -75,7 +75,7 @@ STEP = ("weight", "min_seconds", "mirror", "pause")
 CANARY_SPEC: Mapping[str, Any] = {
     "state": {
         "type": "str",
-        "choices": ["promoted", "aborted", "paused", "approved", "rolled_back", "retired"],
+        "choices": ["promoted", "aborted", "paused", "approved", "rolled_back", "retired", "absent"],
         "default": "promoted",
     },
     "reason": {"type": "str", "default": ""},
