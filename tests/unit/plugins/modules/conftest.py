@@ -149,7 +149,7 @@ class ApiServer:
 
     def tried(self, method: str, path: str, body: bytes) -> tuple[int, Json | str]:
         """The answer to a dry run: nothing is written."""
-        before = dict(self.objects)
+        before = copy.deepcopy(self.objects)
         status, answer = self.answer(method, path, body)
         self.objects = before
         self.requests.pop()
