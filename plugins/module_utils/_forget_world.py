@@ -27,8 +27,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._forget import (
 )
 from ansible_collections.progressive.istio.plugins.module_utils._lease import LEASES
 from ansible_collections.progressive.istio.plugins.module_utils._objects import annotations_of, record_of
+from ansible_collections.progressive.istio.plugins.module_utils._patches import quiet
 from ansible_collections.progressive.istio.plugins.module_utils._plan import State, Want
-from ansible_collections.progressive.istio.plugins.module_utils._preview import quiet
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Lost
 from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, APPROVE
 from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of

@@ -120,6 +120,25 @@ options:
     type: str
     choices: [hold, abort, adopt]
     default: hold
+  on_newer:
+    description:
+      - What to do when another version is to be released while a release runs, is held or waits.
+      - With V(refuse) that is refused. With V(supersede) the release that is under way is taken back first, all weight
+        to the stable version, until the proxies run that; then the newer version is released by the same call. When
+        that one could not begin, as its pods are not ready, it was rejected before, or the preflight refuses it,
+        nothing is taken back. A superseded version is not rejected. Weights that somebody else has set are left.
+      - With V(queue) the task waits until the other release is over, and begins from whatever version is stable then.
+      - A new pod template of the canary itself is a newer version, too. It takes the release back at once, and with
+        V(supersede) the same call then releases the new template, from the first step, when its rollout is complete.
+    type: str
+    choices: [refuse, supersede, queue]
+    default: refuse
+  queue_timeout:
+    description:
+      - How long a task waits with O(on_newer=queue), or for a rollout with O(on_newer=supersede), in seconds. Then it
+        fails, and nothing was begun. With O(wait=false) whoever calls it again says how long.
+    type: float
+    default: 3600.0
   on_orphan:
     description:
       - What to do with a release whose run has died, and with nothing else. Such a release has a Lease that nobody
@@ -242,6 +261,7 @@ phase:
   description:
     - V(progressing), V(held), V(waiting) (for approval), V(aborted), V(promoted), V(rolled_back), or V(refused).
     - With O(state=retired) V(retired), or V(retiring) where it is not over and has failed for now.
+    - V(queued) while it waits until it may begin (O(on_newer)).
     - V(planned) in check mode, V(none) without a release, and with O(state=absent).
   returned: always
   type: str
@@ -445,7 +465,8 @@ def main() -> None:
                 journal.say(text)
             module.exit_json(events=journal.events, queries=[*queries(world), *own], **result)
         journal.clock = world.now
-        release = Release(world, wish, journal.say, continued=given.get("calls", 0) > 0)
+        before = (given.get("calls", 0) > 0, given.get("release", ""), given.get("elapsed", 0.0))
+        release = Release(world, wish, journal.say, *before)
         outcome = release.run(given.get("budget", 0.0))
         module.exit_json(**result_of(outcome, journal.events), queries=[*queries(world), *own])
 
