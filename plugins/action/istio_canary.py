@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class ActionModule(KubernetesAction):
         local = self._connection.transport == "local"
         identity = handed_down()
         events: list[dict[str, Any]] = []
-        changed, calls = False, 0
+        changed, calls, began = False, 0, time.monotonic()
         descriptor, journal = tempfile.mkstemp(prefix="progressive-istio-")
         os.close(descriptor)
         try:
@@ -61,6 +62,8 @@ class ActionModule(KubernetesAction):
                     "identity": identity,
                     "budget": budget,
                     "calls": calls,
+                    "release": result.get("release_id", ""),
+                    "elapsed": time.monotonic() - began,
                     "journal": journal if local else "",
                 }
                 with _Reader(journal, host, silent) as reader:

@@ -14,6 +14,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     STOPPING,
     Adopt,
     Approve,
+    Await,
     Decision,
     Done,
     Refuse,
@@ -22,6 +23,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     RollBack,
     Start,
     State,
+    Supersede,
     Want,
     Workload,
     joined,
@@ -59,14 +61,8 @@ def admit(want: Want, state: State) -> Decision:
         what = "abort" if want.state == "aborted" else "pause"
         return Done(record.phase if record else "none", f"no release is running; nothing to {what}")
     canary = _known(state, want.canary)
-    ruled = record.ruling(canary.version) if record else None
-    if ruled and ruled.rejects and not want.retry and not state.weights.get(want.canary, 0):
-        how = "taken back" if ruled.phase == ABORTED else "rolled back"
-        return Refuse(
-            ruled.phase,
-            f"{want.canary} was {how} by release {ruled.id} ({ruled.reason}) and has not changed since; "
-            "change its pod template, or set retry",
-        )
+    if refused := _rejected(want, state, canary):
+        return refused
     others = {name: weight for name, weight in state.weights.items() if name != want.canary}
     if state.weights.get(want.canary, 0) and not any(others.values()):
         return _together(state, want.canary) or Done(PROMOTED, f"{want.canary} has all traffic already")
@@ -78,6 +74,9 @@ def admit(want: Want, state: State) -> Decision:
             f"{state.where} gives {want.canary} {share or '<1'} % and carries no record of a running release: released "
             f"by somebody else (last writer {state.manager}); set adopt to go on from there, or set its weight to 0",
         )
+    following = want.on_newer == "supersede" and record and record.made_room and record.canary.name == want.canary
+    if record and following and (canary.mixed or not canary.ready):  # nobody gets it meanwhile
+        return Await(f"{want.canary} is in the middle of its rollout, which is what superseded release {record.id}")
     _fit(canary)
     _fit(stable)
     if not (canary.meshed or stable.meshed):
@@ -90,6 +89,20 @@ def admit(want: Want, state: State) -> Decision:
     if not given:
         return Start(stable.version, canary.version)
     return Adopt(stable.version, canary.version, *joined(want.steps, share))
+
+
+def _rejected(want: Want, state: State, canary: Workload) -> Refuse | None:
+    """A version that was sent back has to change before it is released again."""
+    record = state.record
+    ruled = record.ruling(canary.version) if record else None
+    if ruled and ruled.rejects and not want.retry and not state.weights.get(want.canary, 0):
+        how = "taken back" if ruled.phase == ABORTED else "rolled back"
+        return Refuse(
+            ruled.phase,
+            f"{want.canary} was {how} by release {ruled.id} ({ruled.reason}) and has not changed since; "
+            "change its pod template, or set retry",
+        )
+    return None
 
 
 def _together(state: State, canary: str) -> Refuse | None:
@@ -108,14 +121,27 @@ def _together(state: State, canary: str) -> Refuse | None:
 
 def _running(want: Want, state: State, record: Record) -> Decision:
     if want.canary and want.canary != record.canary.name:
-        return Refuse(
-            "refused",
-            f"release {record.id} of {record.canary.name} is {record.phase} at {record.weight} % on {state.where}; "
-            f"promote or abort it before {want.canary} can be released",
-        )
+        return _newer(want, state, record)
     if want.state == "approved":
         return _approve(state, record)
-    return Resume(record, newer_canary(record, state) if want.state == "promoted" else "")
+    return Resume(record, _changed(want, state, record) if want.state == "promoted" else "")
+
+
+def _changed(want: Want, state: State, record: Record) -> str:
+    return newer_canary(record, state, want.on_newer == "supersede")
+
+
+def _newer(want: Want, state: State, record: Record) -> Decision:
+    """Another version than the one that is being released is asked for."""
+    text = f"release {record.id} of {record.canary.name} is {record.phase} at {record.weight} % on {state.where}"
+    if want.state != "promoted" or want.on_newer == "refuse":
+        return Refuse("refused", f"{text}; promote or abort it before {want.canary} can be released")
+    ruled = record.ruling(_known(state, want.canary).version)
+    if want.on_newer == "queue":
+        return Await(f"{text}; {want.canary} is next")
+    if ruled and ruled.superseded and not want.retry:  # two runs that both want to would take turns for ever
+        return Refuse("refused", f"{text}, and {want.canary} was {ruled.reason}; set retry to release it instead")
+    return Supersede(record)
 
 
 def _approve(state: State, record: Record) -> Decision:

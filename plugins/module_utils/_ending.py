@@ -45,7 +45,7 @@ class Ending:
         self.writes.write(ended, expect=record)
         self.writes.follow(ended, self.writes.observe())
         if record.shown != ended.shown:
-            answer = self._programmed()
+            answer = self.programmed()
             if answer.lagging:
                 late = "; ".join(answer.lagging[:5])
                 self.say(f"PROMOTED  still with cohort, cookie or mirror of this release: {late}")
@@ -54,19 +54,21 @@ class Ending:
         self._announce("CanaryPromoted", text)
         return self.outcome(PROMOTED, f"{record.canary.name} has all traffic", record=ended)
 
-    def abort(self, record: Record, reason: str, asked_for: bool = False) -> Outcome:
-        """All weight to stable first; everything else afterwards. From whatever weights are there."""
+    def abort(self, record: Record, reason: str, asked_for: bool = False, force: bool = True) -> Outcome:
+        """All weight to stable first; everything else afterwards. From whatever weights are there, unless ``force`` is
+        false: then from those of this very record.
+        """
         decided = self.world.now()
         before = self.writes.observe()
         stable = before.version(record.stable.name)
         if not stable.ready:
             return self.hold(record, f"{reason}; but {stable.version.name} has no ready pod to go back to{stable.why}")
         ended = record.ended(ABORTED, decided, reason)
-        drifted = self.writes.write(ended, expect=record, force=True, seen=before)
+        drifted = self.writes.write(ended, expect=record, force=force, seen=before)
         for text in filter(None, (drifted, strayed(before, record, self.arrived == record.step))):
             self.say(f"overruled a {text}")
         state = self.writes.follow(ended, self.writes.observe())
-        answer = self._programmed()
+        answer = self.programmed()
         after = self.world.now() - decided
         took = f"weight 0 in {answer.programmed} of {answer.asked} proxies {after:.2f} s after the verdict"
         if excuse := "" if asked_for else self._excuse(record, state.version(record.canary.name)):
@@ -127,7 +129,7 @@ class Ending:
                 self.say(f"overruled a {drifted}")
             self.writes.write(ended, expect=record)
         self.writes.follow(ended, self.writes.observe())
-        answer = self._programmed()
+        answer = self.programmed()
         took = f"{answer.programmed} of {answer.asked} proxies after {self.world.now() - decided:.2f} s"
         text = f"{stable} has all traffic again, in {took}: {reason}"
         self._announce("CanaryRolledBack", f"ROLLED BACK  {text}", warning=True)
@@ -159,7 +161,7 @@ class Ending:
         parts = [f"by pod: {', '.join(pods)}" if pods else "", f"by code: {', '.join(codes)}" if codes else ""]
         return "; ".join(filter(None, parts))
 
-    def _programmed(self) -> Programmed:
+    def programmed(self) -> Programmed:
         """What the proxies run at the end, as soon as all run it or ``verify_timeout`` is over."""
         began = self.world.now()
         while True:

@@ -126,6 +126,10 @@ class Lease:
             self._write("PUT", self._held, holder="")
             self._held = None
 
+    def version(self) -> str:
+        """The resourceVersion that it had when this run wrote it last; empty when this run does not hold it."""
+        return str(self._held["metadata"].get("resourceVersion", "")) if self._held else ""
+
     def describe(self) -> dict[str, Any] | None:
         """Who holds it, since when, and for how long; None without one."""
         lease = self._read()

@@ -75,7 +75,7 @@ STEP = ("weight", "min_seconds", "mirror", "pause")
 CANARY_SPEC: Mapping[str, Any] = {
     "state": {
         "type": "str",
-        "choices": ["promoted", "aborted", "paused", "approved", "rolled_back", "retired"],
+        "choices": ["promoted", "aborted", "paused", "approved", "rolled_back", "retired", "absent"],
         "default": "promoted",
     },
     "reason": {"type": "str", "default": ""},
@@ -114,6 +114,8 @@ CANARY_SPEC: Mapping[str, Any] = {
     "retry": {"type": "bool", "default": False},
     "adopt": {"type": "bool", "default": False},
     "on_drift": {"type": "str", "choices": ["hold", "abort", "adopt"], "default": "hold"},
+    "on_newer": {"type": "str", "choices": ["refuse", "supersede", "queue"], "default": "refuse"},
+    "queue_timeout": {"type": "float", "default": 3600.0},
     "preflight": {"type": "str", "choices": ["enforce", "warn"], "default": "enforce"},
     "goal": {
         "type": "dict",
@@ -207,6 +209,8 @@ def want(params: Mapping[str, Any]) -> Want:
         max_hold=analysis["max_hold"],
         on_inconclusive=analysis["on_inconclusive"],
         on_drift=params["on_drift"],
+        on_newer=params["on_newer"],
+        queue_timeout=params["queue_timeout"],
         verify_timeout=params["verify_timeout"],
         retry=params["retry"],
         adopt=params["adopt"],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils import _routes, _shown
@@ -70,6 +70,20 @@ def follow_patch(token: Token, record: Record) -> list[_routes.Operation]:
     return _with_shown(token, record, patch)
 
 
+def after(state: State, record: Record, host: str, route_name: str) -> State:
+    """What would be there when the record and its weights were written everywhere."""
+
+    def written(token: Token, patch: list[_routes.Operation], name: str) -> Token:
+        obj = _routes.apply_patch(token.obj, patch)
+        return Token(obj, _routes.pick_route(obj, host, record.canary.name, name))
+
+    token = token_of(state)
+    there = written(token, patch_for(token, record), route_name)
+    moved = [(other, written(token_of(other), follow_patch(token_of(other), record), "")) for other in state.others]
+    others = tuple(replace(other, weights=t.route.weights(), token=t, astray="") for other, t in moved)
+    return replace(state, weights=there.route.weights(), record=record, token=there, others=others, astray="")
+
+
 def _with_shown(token: Token, record: Record, patch: list[_routes.Operation]) -> list[_routes.Operation]:
     there = _routes.apply_patch(token.obj, patch)
     more = _shown.patch(there, token.route, record.canary.name, record.shown)
@@ -109,3 +123,32 @@ def by_hand(kind: str, token: Token, record: Record) -> str:
     meta = token.obj["metadata"]
     where = f"-n {meta['namespace']} patch {kind.lower()} {meta['name']}"
     return f"kubectl {where} --type=json -p '{json.dumps(patch, separators=(',', ':'))}'"
+
+
+def visible(patch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a patch changes, without what guards it."""
+    return [op for op in patch if op["op"] != "test" and "resourceVersion" not in op["path"]]
+
+
+def shown_difference(state: State, record: Record) -> dict[str, Any] | list[dict[str, Any]]:
+    """Of the next write: one, or one for each route object."""
+    token = token_of(state)
+    patches = {state.where: (token, patch_for(token, record))}
+    for other in state.others:
+        patches[other.where] = (token_of(other), follow_patch(token_of(other), record))
+    diffs = [
+        {
+            "before": quiet(token.obj),
+            "after": quiet(_routes.apply_patch(token.obj, patch)),
+            "before_header": where,
+            "after_header": where,
+        }
+        for where, (token, patch) in patches.items()
+    ]
+    return diffs if state.others else diffs[0]
+
+
+def quiet(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """What is shown of an object in a difference."""
+    meta = {k: v for k, v in obj["metadata"].items() if k in ("name", "namespace", "labels", "annotations")}
+    return {"metadata": meta, "spec": obj["spec"]}

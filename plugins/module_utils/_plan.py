@@ -20,6 +20,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._looks import Lo
 from ansible_collections.progressive.istio.plugins.module_utils._metrics import LATENCY_FLOOR
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     HELD,
+    SUPERSEDED,
     Record,
     Step,
     Version,
@@ -50,6 +51,8 @@ class Want:
     max_hold: float = 3600.0
     on_inconclusive: str = "hold"
     on_drift: str = "hold"
+    on_newer: str = "refuse"
+    queue_timeout: float = 3600.0
     verify_timeout: float = 30.0
     retry: bool = False
     adopt: bool = False
@@ -226,7 +229,21 @@ class Approve:
     record: Record
 
 
-Decision: TypeAlias = "Start | Adopt | Resume | RollBack | Approve | Done | Refuse"
+@dataclass(frozen=True, slots=True)
+class Supersede:
+    """Take back the release on record, as another version is to be released in its place."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Nothing can be done yet, and it is worth waiting for."""
+
+    text: str
+
+
+Decision: TypeAlias = "Supersede | Await | Start | Adopt | Resume | RollBack | Approve | Done | Refuse"
 
 
 def resolve(want: Want, state: State) -> Want:
@@ -258,6 +275,7 @@ def check_want(want: Want) -> None:
         ("verify_timeout", want.verify_timeout, 1),
         ("drain_timeout", want.drain_timeout, 6),
         ("approval_timeout", want.approval_timeout, 0),
+        ("queue_timeout", want.queue_timeout, 0),
     ):
         if not value >= least:
             unit = "ms" if name == "analysis.latency_edge" else "s"
@@ -416,11 +434,19 @@ def require_clients(state: State, look: Look) -> None:
     )
 
 
-def newer_canary(record: Record, state: State) -> str:
-    """What to say when the canary's pods come from another template than the one that is being released, or nothing."""
+def newer_canary(record: Record, state: State, supersede: bool = False) -> str:
+    """What to say when the canary's pods come from another template than the one that is being released, or nothing.
+
+    ``supersede``: that one is to be released in its place.
+    """
     canary = state.version(record.canary.name)
     if not canary.pods or canary.version == record.canary:
         return ""
+    if supersede:
+        return (
+            f"{SUPERSEDED}{record.canary.name} of pod template {canary.version.hash}, "
+            f"in the middle of the release of {record.canary.hash}"
+        )
     return (
         f"{record.canary.name} changed in the middle of its release "
         f"(pod template {record.canary.hash} is now {canary.version.hash}): that is a newer version"
@@ -434,4 +460,6 @@ def taken_over(state: State, record: Record) -> str:
             f"drift: the record of release {record.id} is gone from {state.where}, last writer {state.manager}; "
             "the weights are as they were"
         )
+    if state.record.summary().superseded:
+        return f"release {state.record.id} of {state.record.canary.name} was {state.record.reason}"
     return f"release {state.record.id} ({state.record.phase}, by {state.record.by}) is on {state.where} now"

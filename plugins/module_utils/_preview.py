@@ -26,18 +26,28 @@ from ansible_collections.progressive.istio.plugins.module_utils._metrics import 
     unjudged,
     words,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._newer import QUEUED, in_its_place, left_alone
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
-from ansible_collections.progressive.istio.plugins.module_utils._patches import follow_patch, patch_for, token_of
+from ansible_collections.progressive.istio.plugins.module_utils._patches import (
+    follow_patch,
+    patch_for,
+    shown_difference,
+    token_of,
+    visible,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     STOPPING,
     Adopt,
     Approve,
+    Await,
     Done,
     Refuse,
     ReleaseError,
     Resume,
     RollBack,
+    Start,
     State,
+    Supersede,
     Want,
     Workload,
     require_clients,
@@ -64,7 +74,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Record,
     Step,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._routes import apply_patch
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import ERRORS, LATENCY, duration, percent
 from ansible_collections.progressive.istio.plugins.module_utils._wish import answer
 from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
@@ -88,6 +97,33 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         return {"phase": "planned", "changed": True, "msg": text, "plan": []}
     if isinstance(decision, RollBack):
         return _rolled_back(world, state, want, decision)
+    if isinstance(decision, Await):
+        return {"phase": QUEUED, "changed": False, "msg": f"would wait: {decision.text}", "plan": []}
+    if isinstance(decision, Supersede):
+        return _superseding(world, state, want, decision.record)
+    return _begun_or_resumed(world, state, want, decision)
+
+
+def _superseding(world: LiveWorld, state: State, want: Want, record: Record) -> dict[str, Any]:
+    """The release on record taken back first, and then the plan of the other one; or why that could not begin."""
+    over, after, then = in_its_place(world, state, want, record)
+    if not isinstance(then, Start):
+        text = left_alone(then, record)
+        return {"phase": "refused", "failed": True, "changed": False, "msg": text, "plan": []}
+    result = _begun_or_resumed(world, after, want, then)
+    if result.get("failed"):
+        return result
+    first = _line(state, over, {})
+    return {
+        **result,
+        "msg": f"would take back {record.canary.name} (release {record.id}): {over.reason}; then {result['msg']}",
+        "diff": shown_difference(state, over),
+        "plan": [first, *result["plan"]],
+        "lines": [f"plan  {first['text']}", *result["lines"]],
+    }
+
+
+def _begun_or_resumed(world: LiveWorld, state: State, want: Want, decision: Start | Adopt | Resume) -> dict[str, Any]:
     now, look = world.now(), world.look()
     require_clients(state, look)
     findings: Sequence[Finding] = ()
@@ -124,7 +160,7 @@ def preview(world: LiveWorld, want: Want) -> dict[str, Any]:
         "msg": text,
         "release_id": record.id,
         "findings": _findings(findings),
-        "diff": _diff(state, writes[0]) if writes else {},
+        "diff": shown_difference(state, writes[0]) if writes else {},
         **({"checks": _checks(world, want, record)} if want.checks else {}),
         **({"counters": _counters(world, want, record)} if want.counters else {}),
     }
@@ -155,7 +191,7 @@ def _rolled_back(world: LiveWorld, state: State, want: Want, decision: RollBack)
         "changed": True,
         "msg": text,
         "release_id": record.id,
-        "diff": _diff(state, record),
+        "diff": shown_difference(state, record),
         "plan": [_line(state, record, {})],
     }
 
@@ -314,34 +350,6 @@ def _line(state: State, record: Record, told: Mapping[int, StepForecast]) -> dic
     else:
         line["text"] = f"then {record.phase}"
     return line
-
-
-def visible(patch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a patch changes, without what guards it."""
-    return [op for op in patch if op["op"] != "test" and "resourceVersion" not in op["path"]]
-
-
-def _diff(state: State, record: Record) -> dict[str, Any] | list[dict[str, Any]]:
-    """Of the next write: one, or one for each route object."""
-    token = token_of(state)
-    patches = {state.where: (token, patch_for(token, record))}
-    for other in state.others:
-        patches[other.where] = (token_of(other), follow_patch(token_of(other), record))
-    diffs = [
-        {
-            "before": quiet(token.obj),
-            "after": quiet(apply_patch(token.obj, patch)),
-            "before_header": where,
-            "after_header": where,
-        }
-        for where, (token, patch) in patches.items()
-    ]
-    return diffs if state.others else diffs[0]
-
-
-def quiet(obj: Mapping[str, Any]) -> dict[str, Any]:
-    meta = {k: v for k, v in obj["metadata"].items() if k in ("name", "namespace", "labels", "annotations")}
-    return {"metadata": meta, "spec": obj["spec"]}
 
 
 def info(world: LiveWorld, want: Want, seconds: float) -> dict[str, Any]:

@@ -123,6 +123,9 @@ class World(Protocol):
     def rehearse(self, state: State, record: Record) -> None:
         """Make all patches of a release and write none. Raises ReleaseError for what cannot be put into a route."""
 
+    def after(self, state: State, record: Record) -> State:
+        """What would be there when ``record`` and its weights were written on what ``state`` read."""
+
     def write(self, state: State, record: Record, move: bool) -> None:
         """Record and, with ``move``, its weights in one patch on what ``state`` read. Raises Conflict or Lost."""
 

@@ -24,6 +24,7 @@ PROGRESSING, HELD, ABORTED, PROMOTED = "progressing", "held", "aborted", "promot
 ROLLED_BACK = "rolled_back"  # after it had been promoted
 WAITING = "waiting"  # for approval of its next step
 ENVIRONMENT = "environment: "  # a reason that begins so blames nobody: the same version may be released again
+SUPERSEDED = "superseded by "  # the same, of one that had to make room for a newer version
 PHASES = (PROGRESSING, HELD, WAITING, ABORTED, PROMOTED, ROLLED_BACK)
 MOST_PREVIOUS = 5
 
@@ -93,7 +94,12 @@ class Previous:
     @property
     def rejects(self) -> bool:
         """Whether its canary was sent back, and not for what the cluster has done to it."""
-        return self.phase in (ABORTED, ROLLED_BACK) and not self.reason.startswith(ENVIRONMENT)
+        return self.phase in (ABORTED, ROLLED_BACK) and not self.reason.startswith((ENVIRONMENT, SUPERSEDED))
+
+    @property
+    def superseded(self) -> bool:
+        """Whether it had to make room for a newer version."""
+        return self.phase == ABORTED and self.reason.startswith(SUPERSEDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +202,11 @@ class Record:
             wish.attributes,
             mirror and (0 if over else mirror),
         )
+
+    @property
+    def made_room(self) -> bool:
+        """Whether it was taken back for another pod template of its own version, which is to be released next."""
+        return self.summary().superseded and self.reason.startswith(f"{SUPERSEDED}{self.canary.name} of pod template ")
 
     def at(self, step: int, now: float) -> Record:
         """The record of the same release that goes on to ``step``."""

@@ -11,48 +11,41 @@ The simulated World of tests/sim and the real one of ``_world.py`` implement the
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeGuard
 
 from ansible_collections.progressive.istio.plugins.module_utils._admit import admit
-from ansible_collections.progressive.istio.plugins.module_utils._checks import about
+from ansible_collections.progressive.istio.plugins.module_utils._begin import Beginning, no_endpoint
 from ansible_collections.progressive.istio.plugins.module_utils._ending import CONFIRM_SECONDS, Ending
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Verdict
+from ansible_collections.progressive.istio.plugins.module_utils._newer import Turns
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     STOPPING,
-    Adopt,
     Approve,
+    Await,
     Done,
     Outcome,
     Refuse,
-    ReleaseError,
     Resume,
     RollBack,
-    Start,
     State,
+    Supersede,
     Want,
     adopted,
     behind,
     drift,
     held_for_drift,
     newer_canary,
-    plan_of,
-    require_clients,
     resolve,
     strayed,
     taken_over,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
     NOBODY,
-    Conflict,
     Drifted,
-    Lost,
     Programmed,
     Stopped,
-    Unreachable,
     World,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
@@ -63,18 +56,13 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Record,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import evidence, line
-from ansible_collections.progressive.istio.plugins.module_utils._watch import FULL, Watch
+from ansible_collections.progressive.istio.plugins.module_utils._watch import Watch
 from ansible_collections.progressive.istio.plugins.module_utils._writes import (
     UNREACHABLE_SECONDS,
     Writes,
 )
 
 CATCH_UP_SECONDS = 30.0  # nobody may have looked for longer than max_wait, at a release that waited after a step
-
-
-def no_endpoint(version: str, missing: Sequence[str]) -> str:
-    """In words: these proxies have none of a version."""
-    return f"no healthy endpoint of {version} in {len(missing)} proxies: {'; '.join(missing[:5])}"
 
 
 def _late(answer: Programmed) -> Sequence[str]:
@@ -94,12 +82,28 @@ def _approves(there: Record | None, record: Record) -> TypeGuard[Record]:
 class Release:
     """Brings a release as far as ``budget`` seconds allow; ``say`` gets one line for every event, at once."""
 
-    def __init__(self, world: World, want: Want, say: Callable[[str], None], continued: bool = False) -> None:
-        """``continued``: an earlier pass of the same run has said where the release is."""
-        self.world, self.want, self.say, self.continued = world, want, say, continued
-        self.watch = Watch(world, want, say)
+    def __init__(
+        self,
+        world: World,
+        want: Want,
+        say: Callable[[str], None],
+        continued: bool = False,
+        begun: str = "",
+        elapsed: float = 0.0,
+    ) -> None:
+        """``continued``: an earlier pass of the same run has said where the release is; ``begun``: the release that it
+        was at; ``elapsed``: seconds since the first one began.
+        """
+        self.world, self.want, self.say, self.continued, self.begun = world, want, say, continued, begun
         self.writes = Writes(world, want.interval, say)
-        self.ending = Ending(world, want, say, self.watch, self.writes)
+        self.elapsed = elapsed
+        self._fresh()
+
+    def _fresh(self) -> None:
+        """Nothing of a release is known yet."""
+        self.watch = Watch(self.world, self.want, self.say)
+        self.ending = Ending(self.world, self.want, self.say, self.watch, self.writes)
+        self.beginning = Beginning(self.world, self.want, self.say, self.watch, self.writes)
         self.observed: tuple[int, str] | None = None  # the step and what was said of it instead of done
 
     # ---------------------------------------------------------------- the pass
@@ -112,8 +116,56 @@ class Release:
         self.want = resolve(self.want, state)
         if self.want.orphan and (spared := self._inherit(state)):
             return spared
-        state = self._repair(state)
+        self.turns = Turns(self.world, self.want, self.say, self.writes, self.continued, self.elapsed)
+        if self.begun and (lost := self.turns.lost(self.begun, state)):
+            return lost
+        while not (outcome := self._act(self._repair(state), budget)):
+            state = self.writes.observe()
+        return outcome
+
+    def _act(self, state: State, budget: float) -> Outcome | None:
+        """What is due; None where all of it has to be read and decided again."""
         decision = admit(self.want, state)
+        if isinstance(decision, (Refuse, Done, RollBack, Approve)):
+            return self._at_once(decision, state)
+        if isinstance(decision, Await):
+            return self.turns.wait(decision, state, self.deadline)
+        if isinstance(decision, Supersede):
+            return self.turns.supersede(decision.record, state)
+        # Before anything is written, and before the lease.
+        work = decision if isinstance(decision, Resume) else self.beginning.prepare(self.want, decision, state)
+        # Taking it back, or holding it, must not wait for whoever runs it: that run sees the record change, and stops.
+        stopping = self.want.state in STOPPING
+        if not (stopping or self.want.orphan or self.turns.leased(state)):
+            return None
+        self.writes.renewed = None if stopping else self.world.now()
+        outcome = None
+        try:
+            if isinstance(work, Resume):
+                outcome = self._resume(work)
+            else:
+                self.continued = False
+                outcome = self._drive(self.beginning.start(self.want, work, state))
+        except Drifted:
+            raise
+        except Stopped:  # somebody else looks at it
+            self.writes.give_back()
+            raise
+        finally:
+            # Between the passes of one run the lease stays. A run that has ended gives it back; one that fails in the
+            # middle does not: somebody has to notice a release that nobody looks at.
+            alone = isinstance(work, Resume) or self.writes.changed
+            once = budget <= 0 and not self.want.orphan
+            over = not alone if outcome is None else outcome.finished or once
+            if over and self.world.alive() and not self.turns.made_room(outcome):
+                self.writes.give_back()
+        if self.turns.made_room(outcome):
+            self._fresh()
+            return self.turns.gone(outcome)
+        return outcome
+
+    def _at_once(self, decision: Refuse | Done | RollBack | Approve, state: State) -> Outcome:
+        """What needs no lease and no look at the traffic."""
         if isinstance(decision, Refuse):
             return self.ending.outcome(
                 decision.phase, decision.text, failed=True, weight=state.weight_of(self.want.canary)
@@ -124,36 +176,11 @@ class Release:
             if decision.warning:
                 self.say(f"WARNING  {decision.warning}")
             if decision.due:
-                self._await_endpoints(decision.record.stable.name)
+                self.beginning.await_endpoints(decision.record.stable.name)
             return self.ending.roll_back(decision.record, self._by_whom(), decision.due)
-        if isinstance(decision, Approve):
-            approved = self.ending.approve(decision.record, self._by_whom(""))
-            text = f"step {decision.record.pause} is approved; the release goes on with the next run, or the one at it"
-            return self.ending.outcome(PROGRESSING, text, record=approved)
-        # Before anything is written, and before the lease.
-        work = decision if isinstance(decision, Resume) else self._prepare(decision, state)
-        # Taking it back, or holding it, must not wait for whoever runs it: that run sees the record change, and stops.
-        stopping = self.want.state in STOPPING
-        holder = "" if stopping or self.want.orphan else self.world.acquire()
-        if holder:
-            raise Stopped(f"this release is being run by {holder}; wait for it, or end that run first")
-        self.writes.renewed = None if stopping else self.world.now()
-        outcome = None
-        try:
-            outcome = self._resume(work) if isinstance(work, Resume) else self._drive(self._start(work, state))
-        finally:
-            # Between the passes of one run the lease stays. A run that has ended gives it back; one that fails in the
-            # middle does not: somebody has to notice a release that nobody looks at.
-            alone = isinstance(work, Resume) or self.writes.changed
-            once = budget <= 0 and not self.want.orphan
-            over = not alone if outcome is None else outcome.finished or once
-            if over and self.world.alive():
-                self._give_back()
-        return outcome
-
-    def _give_back(self) -> None:
-        with contextlib.suppress(Unreachable, Conflict, Lost):  # a lease that is not given back runs out
-            self.world.release_lease()
+        approved = self.ending.approve(decision.record, self._by_whom(""))
+        text = f"step {decision.record.pause} is approved; the release goes on with the next run, or the one at it"
+        return self.ending.outcome(PROGRESSING, text, record=approved)
 
     def _inherit(self, state: State) -> Outcome | None:
         """Take over what a dead run has left; what to say where there is nothing of that kind."""
@@ -163,7 +190,7 @@ class Release:
             text = "no run has left it behind" if holder == NOBODY else f"it is being run by {holder}"
             return self.ending.outcome(phase, text, weight=weight)
         if record is None or phase != PROGRESSING:
-            self._give_back()
+            self.writes.give_back()
             return self.ending.outcome(
                 phase, "no release is running; the lease of a run that has died is given back", weight=weight
             )
@@ -176,7 +203,7 @@ class Release:
         if self.want.state in STOPPING:
             return self._stop(record)
         if decision.changed:
-            return self.ending.abort(record, decision.changed)
+            return self.ending.abort(record, decision.changed, asked_for=self.want.on_newer == "supersede")
         if record.phase == HELD and self.continued:  # by somebody else, between two passes of this run
             return self.ending.outcome(HELD, record.reason, failed=True, record=record)
         if record.phase == HELD:
@@ -200,75 +227,6 @@ class Release:
     def _by_whom(self, how: str = "asked for by") -> str:
         by = f"{how} {self.world.identity()}".strip()
         return f"{self.want.reason} ({by})" if self.want.reason else by
-
-    def _prepare(self, decision: Start | Adopt, state: State) -> Record:
-        """The record of a release that may begin. Raises ReleaseError for what keeps it from that."""
-        look = self.world.look()
-        require_clients(state, look)
-        settle(self.world.preflight(state, look), self.want.preflight == "enforce", self.say)
-        record = self._record_for(decision, state)
-        self.world.rehearse(state, record)
-        self.world.checks.rehearse(self.want.checks, about(record))
-        self.world.counters.rehearse(self.want.counters, (record.canary.name, record.stable.name))
-        return record
-
-    def _record_for(self, decision: Start | Adopt, state: State) -> Record:
-        want, now = self.want, self.world.now()
-        steps, first = (decision.steps, decision.first) if isinstance(decision, Adopt) else (want.steps, 0)
-        return Record(
-            secrets.token_hex(4),
-            state.uid,
-            decision.stable,
-            decision.canary,
-            steps,
-            first,
-            PROGRESSING,
-            now,
-            now,
-            self.world.identity(),
-            others=tuple(other.key for other in state.others),
-            audience=want.audience,
-            observe=want.observe,
-            previous=state.record.history() if state.record else (),
-        )
-
-    def _start(self, record: Record, state: State) -> Record:
-        record = record.at(record.step, self.world.now())
-        text = f"{record.stable.name} -> {record.canary.name}  release {record.id}  {plan_of(record)}"
-        self.say(text)
-        # Whole seconds: pods are dated so, and one that was made in this second has all its counts ahead of it.
-        self.watch.begin(record, float(int(record.since)))
-        if record.weight == FULL:
-            self.watch.baseline(record)
-        self._await_endpoints(record.canary.name)
-        self._still_fit(record)
-        self.watch.save(force=True)
-        self.writes.write(record, expect=state.record)
-        state = self.writes.observe()
-        if not strayed(state, record, arrived=False):
-            state = self.writes.follow(record, state)  # the command below is for objects that all of it is in
-        self.world.events.tell("CanaryStarted", f"{text} by {record.by}")
-        self.say(f"to stop it by hand: {self.world.by_hand(state, record)}")
-        self.watch.panel.begin_step(record.step, record.present.judged)
-        return record
-
-    def _still_fit(self, record: Record) -> None:
-        """Its first look takes a while. Raises ReleaseError for a version that has gone, or changed, meanwhile."""
-        state = self.writes.observe()
-        admit(self.want, state)
-        if newer := newer_canary(record, state):
-            raise ReleaseError(f"{newer}; run it again")
-
-    def _await_endpoints(self, version: str) -> None:
-        """No weight for a version that a client's proxy would answer with 503 because it has no endpoint of it yet."""
-        began = self.world.now()
-        while missing := self.world.without_endpoint(version):
-            if self.world.now() - began > self.want.verify_timeout:
-                raise ReleaseError(
-                    f"{no_endpoint(version, missing)}; for {self.want.verify_timeout:.0f} s. "
-                    "Look at its readiness probe, and at 'istioctl proxy-status'"
-                )
-            self.world.sleep(CONFIRM_SECONDS)
 
     # ---------------------------------------------------------------- looking
 
@@ -445,10 +403,13 @@ class Release:
 
     def _ended(self, record: Record, state: State, verdict: Verdict) -> Outcome | None:
         """What ends a release at once, whatever else is so."""
-        if verdict.kind == "fail":
+        # Which of the two templates is to blame is not known, and the newer one is released next.
+        supersede = self.want.on_newer == "supersede"
+        newer = newer_canary(record, state, supersede)
+        if verdict.kind == "fail" and not (newer and supersede):
             return self.ending.abort(record, evidence(verdict, record.canary.name, record.stable.name))
-        if newer := newer_canary(record, state):
-            return self.ending.abort(record, newer)
+        if newer:
+            return self.ending.abort(record, newer, asked_for=supersede)
         return self._misrouted(record, verdict) if verdict.kind == "routing" else None
 
     def _misrouted(self, record: Record, verdict: Verdict) -> Outcome:

@@ -17,7 +17,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._find import (
 )
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING
 from ansible_collections.progressive.istio.plugins.module_utils._objects import key_of, record_of
-from ansible_collections.progressive.istio.plugins.module_utils._patches import Token, token_of
+from ansible_collections.progressive.istio.plugins.module_utils._patches import Token, quiet, token_of, visible
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Other,
     Refuse,
@@ -26,7 +26,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Want,
     resolve,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._preview import quiet, visible
 from ansible_collections.progressive.istio.plugins.module_utils._reach import covers
 from ansible_collections.progressive.istio.plugins.module_utils._record import ANNOTATION, Record
 from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of

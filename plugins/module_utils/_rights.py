@@ -27,6 +27,10 @@ WRITES: Sequence[Right] = (
     (False, "create", "coordination.k8s.io", "leases"),
     (False, "update", "coordination.k8s.io", "leases"),
 )
+FORGET: Sequence[Right] = (
+    (False, "delete", "", "configmaps"),
+    (False, "delete", "coordination.k8s.io", "leases"),
+)
 RETIRE: Sequence[Right] = ((False, "patch", "networking.istio.io", "destinationrules"),)
 
 

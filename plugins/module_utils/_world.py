@@ -264,6 +264,9 @@ class LiveWorld(Leasing):
                 )
             _patches.rehearse(tokens_of(state).values(), record)
 
+    def after(self, state: State, record: Record) -> State:
+        return _patches.after(state, record, self.service().host, self.route_name)
+
     def follow(self, other: Other, record: Record) -> None:
         token = token_of(other)
         self._patch_route(token, _patches.follow_patch(token, record))

@@ -8,6 +8,7 @@ Private to this collection. Every write is fenced by the record that it expects,
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -149,6 +150,12 @@ class Writes:
                     raise Orphaned from None
                 self.now_and_then(f"NO ANSWER from the API server; weights stay as they are  {error}")
                 self.world.sleep(self.interval)
+
+    def give_back(self) -> None:
+        """Give the lease back. One that is not runs out."""
+        self.renewed = None
+        with contextlib.suppress(Unreachable, Conflict, Lost):
+            self.world.release_lease()
 
     def keep_lease(self) -> None:
         """Renew it when it is time. Raises Stopped when somebody else has it, Orphaned without a runner."""

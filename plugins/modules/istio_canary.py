@@ -26,6 +26,7 @@ extends_documentation_fragment:
   - progressive.istio.common
   - progressive.istio.common.release
   - progressive.istio.common.audience
+  - progressive.istio.plan
 options:
   namespace:
     description: Namespace of the service.
@@ -52,8 +53,12 @@ options:
         routes there; then it waits until no request to it is under way in any client's proxy; then its subset out of
         the DestinationRules of the namespace. After that its workload may be scaled down or deleted. It is the version
         that a promoted release has left behind, or O(stable_version).
+      - V(absent) forgets the release that is over. It deletes the record and an approval from the route object, the
+        evidence (a ConfigMap) and the Lease, and touches no traffic. A version that was taken back may be released
+        again then, as nobody knows of that any more. It is refused while a release runs, is held or waits. Needs the
+        rights of the cluster role C(progressive-istio-forget) of C(docs/rbac.yml).
     type: str
-    choices: [promoted, aborted, paused, approved, rolled_back, retired]
+    choices: [promoted, aborted, paused, approved, rolled_back, retired, absent]
     default: promoted
   reason:
     description:
@@ -71,41 +76,6 @@ options:
       - With O(state=retired) the version to retire. Needed where no promoted release is on record.
     type: str
     default: ''
-  steps:
-    description: The plan. Weights must rise and end at 100. A release that has begun keeps the plan that it began with.
-    type: list
-    elements: dict
-    default:
-      - {weight: 10, min_seconds: 60}
-      - {weight: 25, min_seconds: 60}
-      - {weight: 50, min_seconds: 60}
-      - {weight: 100, min_seconds: 60}
-    suboptions:
-      weight:
-        description:
-          - The canary's share of the requests, in percent. V(0) needs a O(steps[].mirror) or a O(cohort) that the step
-            can be judged by.
-        type: int
-        required: true
-      min_seconds:
-        description: Least time at this weight, in seconds; shorter than O(analysis.max_wait), or it could not pass.
-        type: int
-        default: 0
-      mirror:
-        description:
-          - Percent of the requests that are sent to the canary as well. Nobody gets its answers, and they are judged
-            like others. What a request writes is written twice.
-        type: int
-        default: 0
-      pause:
-        description:
-          - Wait for approval before this step, whatever the evidence says. Not with the first one.
-          - The task ends with RV(phase=waiting) then, and has not failed. With O(state=approved), or the annotation
-            C(progressive.istio/approve) with release and step on the route object (the C(kubectl) line is printed), the
-            next run goes on. An approval for another release or step has no effect.
-          - It waits as long as it takes. Whenever a run is at it, a proven V(fail) takes the release back.
-        type: bool
-        default: false
   verify_timeout:
     description: How long the proxies may take to run a weight before they are named, in seconds.
     type: float
@@ -150,29 +120,25 @@ options:
     type: str
     choices: [hold, abort, adopt]
     default: hold
-  goal:
+  on_newer:
     description:
-      - A wish for the plan. In check mode it is said whether O(steps) meet it in 9 of 10 releases. If not, steps that
-        do are proposed, or it is said why none do, and what would help. Without check mode it means nothing.
-    type: dict
-    suboptions:
-      failures:
-        description: So many failures users may see at most, of a canary that is O(goal.times) as bad from the start.
-        type: int
-      minutes:
-        description: Time in which a canary that is as good as the stable version has to be promoted.
-        type: float
-      times:
-        description:
-          - How many times the stable version's rate of bad requests the canary of O(goal.failures) has. Where the
-            stable version has none, how many times O(analysis.tolerance_floor).
-        type: int
-        default: 5
-  until_step:
+      - What to do when another version is to be released while a release runs, is held or waits.
+      - With V(refuse) that is refused. With V(supersede) the release that is under way is taken back first, all weight
+        to the stable version, until the proxies run that; then the newer version is released by the same call. When
+        that one could not begin, as its pods are not ready, it was rejected before, or the preflight refuses it,
+        nothing is taken back. A superseded version is not rejected. Weights that somebody else has set are left.
+      - With V(queue) the task waits until the other release is over, and begins from whatever version is stable then.
+      - A new pod template of the canary itself is a newer version, too. It takes the release back at once, and with
+        V(supersede) the same call then releases the new template, from the first step, when its rollout is complete.
+    type: str
+    choices: [refuse, supersede, queue]
+    default: refuse
+  queue_timeout:
     description:
-      - Stop after this step (1 is the first) has passed, or after the present one if that is a later one. The next run
-        goes on from there. After the last step the release is over only with the next run.
-    type: int
+      - How long a task waits with O(on_newer=queue), or for a rollout with O(on_newer=supersede), in seconds. Then it
+        fails, and nothing was begun. With O(wait=false) whoever calls it again says how long.
+    type: float
+    default: 3600.0
   on_orphan:
     description:
       - What to do with a release whose run has died, and with nothing else. Such a release has a Lease that nobody
@@ -277,6 +243,12 @@ EXAMPLES = r"""
     state: rolled_back
     reason: wrong prices
 
+- name: Forget the last release, and touch no traffic
+  progressive.istio.istio_canary:
+    namespace: namespace-1
+    name: app-1
+    state: absent
+
 - name: Take the version that a promoted release has left behind out of routes and rules
   progressive.istio.istio_canary:
     namespace: namespace-1
@@ -289,7 +261,8 @@ phase:
   description:
     - V(progressing), V(held), V(waiting) (for approval), V(aborted), V(promoted), V(rolled_back), or V(refused).
     - With O(state=retired) V(retired), or V(retiring) where it is not over and has failed for now.
-    - V(planned) in check mode, V(none) without a release.
+    - V(queued) while it waits until it may begin (O(on_newer)).
+    - V(planned) in check mode, V(none) without a release, and with O(state=absent).
   returned: always
   type: str
   sample: promoted
@@ -302,7 +275,7 @@ queries:
   description:
     - What was asked for evidence, or would be. PromQL with O(analysis.source=prometheus), else the paths that are asked
       of each proxy. Then the selectors of O(analysis.counters).
-  returned: when it is known which service it is, and not with O(state=retired)
+  returned: when it is known which service it is, and not with O(state=retired) or O(state=absent)
   type: list
   elements: str
 finished:
@@ -446,6 +419,7 @@ lines:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ACCESS_SPEC
+from ansible_collections.progressive.istio.plugins.module_utils._forget_world import ForgettingLiveWorld, forget
 from ansible_collections.progressive.istio.plugins.module_utils._lease import stored_options
 from ansible_collections.progressive.istio.plugins.module_utils._module import (
     CANARY_SPEC,
@@ -478,6 +452,9 @@ def main() -> None:
         if wish.state == "retired":
             leaving = RetiringLiveWorld(connect(module), target(params), run, journal.say, wish.stable)
             module.exit_json(**retire(leaving, wish, journal, module.check_mode))
+        if wish.state == "absent":
+            forgetful = ForgettingLiveWorld(connect(module), target(params), run, journal.say)
+            module.exit_json(**forget(forgetful, wish, journal, module.check_mode))
         world = world_of(connect(module), target(params), run, journal.say, params["analysis"])
         own = [selector for counter in wish.counters for selector in (counter.total, counter.bad)]
         if module.check_mode:
@@ -488,7 +465,8 @@ def main() -> None:
                 journal.say(text)
             module.exit_json(events=journal.events, queries=[*queries(world), *own], **result)
         journal.clock = world.now
-        release = Release(world, wish, journal.say, continued=given.get("calls", 0) > 0)
+        before = (given.get("calls", 0) > 0, given.get("release", ""), given.get("elapsed", 0.0))
+        release = Release(world, wish, journal.say, *before)
         outcome = release.run(given.get("budget", 0.0))
         module.exit_json(**result_of(outcome, journal.events), queries=[*queries(world), *own])
 

@@ -26,6 +26,7 @@ OUTSIDE = {
         "_counters_world",
         "_events",
         "_find",
+        "_forget_world",
         "_fleet",
         "_lease",
         "_past_world",

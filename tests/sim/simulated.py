@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Shown
@@ -34,7 +34,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import NOBODY, Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Step, Version, loads
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
-from ansible_collections.progressive.istio.tests.sim.simulated_shop import Counting, Rate, Shop, binomial
+from ansible_collections.progressive.istio.tests.sim.simulated_shop import Client, Counting, Rate, Shop, binomial
 
 Says = Callable[[float, About], Answer]  # what a check answers, by time
 
@@ -49,23 +49,6 @@ class Programmed:
     programmed: int
     lagging: tuple[str, ...]
     rest: str = ""
-
-
-@dataclass
-class Client:
-    """One client pod with its proxy: what it runs, and what it has counted by version."""
-
-    uid: str
-    born: float
-    weights: dict[str, int]
-    shown: Shown = field(default_factory=Shown)
-    counts: dict[str, list[int]] = field(default_factory=dict)
-    hung: dict[str, int] = field(default_factory=dict)  # requests that never get an answer, of those that have ended
-    waiting: dict[str, int] = field(default_factory=dict)  # and of those whose clients wait for ever
-    late: dict[str, int] = field(default_factory=dict)  # slower than 250 ms
-    epoch: int = 0
-    cut_off: bool = False
-    silent: bool = False
 
 
 class Mesh:
@@ -226,6 +209,7 @@ class Runner:
         self.events, self.told = self, list[str]()
         self.dead = self.orphan = False
         self.said: list[str] = []
+        self.began, self.begun = 0.0, ""
         self.before_write: Callable[[int], None] = lambda _number: None
 
     def _live(self) -> None:
@@ -308,6 +292,11 @@ class Runner:
 
     def rehearse(self, state: State, record: Record) -> None:
         self._live()
+
+    def after(self, state: State, record: Record) -> State:
+        weights = {**state.weights, **record.weights()}
+        others = tuple(replace(other, weights={**other.weights, **record.weights()}) for other in state.others)
+        return replace(state, record=record, weights=weights, others=others, astray="")
 
     def write(self, state: State, record: Record, move: bool) -> None:
         self._before_write()
@@ -425,7 +414,7 @@ class Runner:
 
     def release_lease(self) -> None:
         self._reach()
-        self.mesh.lease = None
+        self.mesh.lease = None if self.mesh.lease and self.mesh.lease[0] == self.name else self.mesh.lease
 
     # ---------------------------------------------------------------- running
 
@@ -441,7 +430,11 @@ class Runner:
     def one_pass(self, want: Want, budget: float = 2.0) -> Outcome:
         """One pass of this run."""
         self.passes += 1
-        return Release(self, want, self.said.append, continued=self.passes > 1).run(budget)
+        self.began = self.began or self.mesh.time
+        before = (self.passes > 1, self.begun, self.mesh.time - self.began)
+        outcome = Release(self, want, self.said.append, *before).run(budget)
+        self.begun = outcome.record.id if outcome.record else ""
+        return outcome
 
 
 STEPS = (Step(10, 5), Step(50, 5), Step(100, 5))

@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What simulated versions count of their own, the Prometheus that scrapes it, and who asks that. See ``simulated``."""
+"""A client of the simulated service, what its versions count of their own, and who asks for that.
+
+See ``simulated``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ansible_collections.progressive.istio.plugins.module_utils._audience import Shown
 from ansible_collections.progressive.istio.plugins.module_utils._counters import PARTS, Counter, Samples
 from ansible_collections.progressive.istio.plugins.module_utils._prometheus import Series
 
@@ -69,6 +73,23 @@ class Town(Protocol):
 
     time: float
     shop: Shop | None
+
+
+@dataclass
+class Client:
+    """One client pod with its proxy: what it runs, and what it has counted by version."""
+
+    uid: str
+    born: float
+    weights: dict[str, int]
+    shown: Shown = field(default_factory=Shown)
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    hung: dict[str, int] = field(default_factory=dict)  # requests that never get an answer, of those that have ended
+    waiting: dict[str, int] = field(default_factory=dict)  # and of those whose clients wait for ever
+    late: dict[str, int] = field(default_factory=dict)  # slower than 250 ms
+    epoch: int = 0
+    cut_off: bool = False
+    silent: bool = False
 
 
 class Counting:

@@ -29,7 +29,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     Step,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import Tolerance
-from ansible_collections.progressive.istio.tests.sim.simulated import FAULTS, Client, Killed, Mesh, Runner, steady
+from ansible_collections.progressive.istio.tests.sim.simulated import FAULTS, Killed, Mesh, Runner, steady
+from ansible_collections.progressive.istio.tests.sim.simulated_shop import Client
 from ansible_collections.progressive.istio.tests.unit.plugins.module_utils.shapes import virtual_service
 
 Json: TypeAlias = dict[str, Any]

@@ -18,7 +18,6 @@ from ansible_collections.progressive.istio.tests.sim.simulated import (
     FAULTS,
     STEPS,
     WANT,
-    Client,
     Killed,
     Mesh,
     Programmed,
@@ -27,6 +26,7 @@ from ansible_collections.progressive.istio.tests.sim.simulated import (
     fault_at_every_write,
     steady,
 )
+from ansible_collections.progressive.istio.tests.sim.simulated_shop import Client
 
 
 def passes_said(runner: Runner) -> int:

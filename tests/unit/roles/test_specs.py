@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.progressive.istio.plugins.doc_fragments.common import ModuleDocFragment
+from ansible_collections.progressive.istio.plugins.doc_fragments.plan import ModuleDocFragment as PlanFragment
 
 ROOT = Path(__file__).parents[3]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
@@ -66,6 +67,7 @@ def test_canary_hands_on_every_option_of_the_module() -> None:
     options = yaml.safe_load(module.split('DOCUMENTATION = r"""')[1].split('"""')[0])["options"]
     for fragment in (ModuleDocFragment.RELEASE, ModuleDocFragment.AUDIENCE):
         options |= yaml.safe_load(fragment)["options"]
+    options |= yaml.safe_load(PlanFragment.DOCUMENTATION)["options"]
     (task,) = yaml.safe_load((ROOT / "roles" / "canary" / "tasks" / "release.yml").read_text())
     assert set(task["progressive.istio.istio_canary"]) == set(options) - {"run", "on_orphan"}
     ours = _specs("canary")["main"]["options"]

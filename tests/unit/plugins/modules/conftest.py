@@ -113,7 +113,7 @@ class ApiServer:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 parts = urlsplit(self.path)
                 api.queries.append((parts.path, parts.query))
-                tried = self.command == "POST" and "dryRun=All" in parts.query
+                tried = "dryRun=All" in parts.query
                 status, answer = (api.tried if tried else api.answer)(self.command, parts.path, body)
                 plain = isinstance(answer, str)
                 data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
@@ -149,7 +149,7 @@ class ApiServer:
 
     def tried(self, method: str, path: str, body: bytes) -> tuple[int, Json | str]:
         """The answer to a dry run: nothing is written."""
-        before = dict(self.objects)
+        before = copy.deepcopy(self.objects)
         status, answer = self.answer(method, path, body)
         self.objects = before
         self.requests.pop()
@@ -195,6 +195,10 @@ class ApiServer:
             return 404, {"kind": "Status", "code": 404, "message": f'{plural} "{name}" not found'}
         if method == "PUT":
             self.objects[path] = json.loads(body)
+        if method == "PATCH":
+            # Not at the top: pytest reads this file before the collection can be imported.
+            routes = importlib.import_module("ansible_collections.progressive.istio.plugins.module_utils._routes")
+            self.objects[path] = routes.apply_patch(self.objects[path], json.loads(body))
         if method == "DELETE":
             return 200, self.objects.pop(path)
         return 200, self.objects[path]

@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the progressive.istio authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the documentation of a release says of its plan: which steps, and when."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Use it as C(progressive.istio.plan), after C(progressive.istio.common.release)."""
+
+    DOCUMENTATION = r"""
+options:
+  steps:
+    description: The plan. Weights must rise and end at 100. A release that has begun keeps the plan that it began with.
+    type: list
+    elements: dict
+    default:
+      - {weight: 10, min_seconds: 60}
+      - {weight: 25, min_seconds: 60}
+      - {weight: 50, min_seconds: 60}
+      - {weight: 100, min_seconds: 60}
+    suboptions:
+      weight:
+        description:
+          - The canary's share of the requests, in percent. V(0) needs a O(steps[].mirror) or a O(cohort) that the step
+            can be judged by.
+        type: int
+        required: true
+      min_seconds:
+        description: Least time at this weight, in seconds; shorter than O(analysis.max_wait), or it could not pass.
+        type: int
+        default: 0
+      mirror:
+        description:
+          - Percent of the requests that are sent to the canary as well. Nobody gets its answers, and they are judged
+            like others. What a request writes is written twice.
+        type: int
+        default: 0
+      pause:
+        description:
+          - Wait for approval before this step, whatever the evidence says. Not with the first one.
+          - The task ends with RV(phase=waiting) then, and has not failed. With O(state=approved), or the annotation
+            C(progressive.istio/approve) with release and step on the route object (the C(kubectl) line is printed), the
+            next run goes on. An approval for another release or step has no effect.
+          - It waits as long as it takes. Whenever a run is at it, a proven V(fail) takes the release back.
+        type: bool
+        default: false
+  until_step:
+    description:
+      - Stop after this step (1 is the first) has passed, or after the present one if that is a later one. The next run
+        goes on from there. After the last step the release is over only with the next run.
+    type: int
+  goal:
+    description:
+      - A wish for the plan. In check mode it is said whether O(steps) meet it in 9 of 10 releases. If not, steps that
+        do are proposed, or it is said why none do, and what would help. Without check mode it means nothing.
+    type: dict
+    suboptions:
+      failures:
+        description: So many failures users may see at most, of a canary that is O(goal.times) as bad from the start.
+        type: int
+      minutes:
+        description: Time in which a canary that is as good as the stable version has to be promoted.
+        type: float
+      times:
+        description:
+          - How many times the stable version's rate of bad requests the canary of O(goal.failures) has. Where the
+            stable version has none, how many times O(analysis.tolerance_floor).
+        type: int
+        default: 5
+"""
