@@ -50,6 +50,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Supersede,
     Want,
     Workload,
+    least_seconds,
     require_clients,
     resolve,
 )
@@ -124,7 +125,13 @@ def _superseding(world: LiveWorld, state: State, want: Want, record: Record) -> 
 
 
 def _begun_or_resumed(world: LiveWorld, state: State, want: Want, decision: Start | Adopt | Resume) -> dict[str, Any]:
-    now, look = world.now(), world.look()
+    now = world.now()
+    if not isinstance(decision, Resume):
+        first = decision.first if isinstance(decision, Adopt) else 0
+        if closed := want.calendar.too_long(now, least_seconds(want.steps[first:])):
+            text = f"{decision.canary.name} is not released now: {closed}"
+            return {"phase": "refused", "failed": True, "changed": False, "msg": text, "plan": []}
+    look = world.look()
     require_clients(state, look)
     findings: Sequence[Finding] = ()
     if isinstance(decision, Resume):
