@@ -90,6 +90,10 @@ class Calendar:
         until = math.inf if until > now + WEEK.total_seconds() or not self.windows else until
         return min([until, *(max(now, freeze.start) for freeze in self.freezes if freeze.end > now)])
 
+    def left(self, now: float) -> float:
+        """Seconds until it closes; infinity where it is closed already, or never is."""
+        return math.inf if self.closed(now) else self.closes(now) - now
+
     def open_seconds(self, start: float, end: float) -> float:
         """How much of the time between the two is open."""
         seconds = 0.0

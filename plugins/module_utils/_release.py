@@ -408,7 +408,10 @@ class Release:
         share, wish = state.weight_of(record.canary.name), self.want.on_drift
         elsewhere = not drift(state, record)  # on another route object, whose share is not the release's
         if wish == "adopt" and (closed := self.want.calendar.closed(self.world.now())):
-            return self.ending.hold(record, f"{drifted}; {closed}")
+            text = f"{drifted}; {closed}"
+            if record.phase == HELD:
+                return self.ending.outcome(HELD, text, failed=True, record=record)
+            return self.ending.hold(record, text)
         if wish == "hold" or (wish == "adopt" and elsewhere):
             return self.ending.hold(record, drifted)
         if wish == "abort" or not share:
