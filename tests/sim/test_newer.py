@@ -171,7 +171,7 @@ def test_the_run_that_was_at_it_stops_and_does_not_come_back() -> None:
     second.before_write = goes_on
     assert second.run(NEWER).phase == "promoted"
     assert meets["first"]
-    with pytest.raises(Stopped, match=r"release .* of v3 is"):
+    with pytest.raises(Stopped, match=r"release .* of v3 is on VirtualService ns/app now"):
         first.one_pass(replace(WANT, on_newer="supersede"))
 
 
