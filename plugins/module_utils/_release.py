@@ -117,7 +117,8 @@ class Release:
         self.want = resolve(self.want, state)
         if self.want.orphan and (spared := self._inherit(state)):
             return spared
-        self.turns = Turns(self.world, self.want, self.say, self.writes, self.continued, self.elapsed)
+        told = self.continued and not self.begun  # an earlier pass has waited, too
+        self.turns = Turns(self.world, self.want, self.say, self.writes, told, self.elapsed)
         if self.begun and (lost := self.turns.lost(self.begun, state)):
             return lost
         while not (outcome := self._act(self._repair(state), budget)):
