@@ -69,4 +69,56 @@ options:
             stable version has none, how many times O(analysis.tolerance_floor).
         type: int
         default: 5
+  windows:
+    description:
+      - Change windows. Outside of them no release begins, and no step raises the weight. A release on its way stays at
+        its weight, says when it may go on, is judged meanwhile, and is taken back at once when it is proven bad.
+        To abort, pause or roll back is possible at any time. Without any, it is always open.
+      - A release that would not end inside its window by O(steps[].min_seconds) alone does not begin.
+      - O(analysis.max_wait) does not run outside. Time is the API server's.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      days:
+        description: Days on which it begins, as C(mon), or C(mon-thu). Every day without any.
+        type: list
+        elements: str
+        default: []
+      from:
+        description: Time of the day at which it begins, such as C("09:00"). In quotes, as YAML reads a number else.
+        type: str
+        required: true
+      to:
+        description: Time at which it ends, up to C("24:00"). On the next day, if it is before O(windows[].from).
+        type: str
+        required: true
+      timezone:
+        description: Name of the IANA database, such as C(Europe/Berlin).
+        type: str
+        default: UTC
+  freezes:
+    description: Times in which nothing begins and nothing rises, whatever O(windows) say.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      from:
+        description: When it begins, with the distance from UTC, such as C("2026-12-20T00:00:00+01:00").
+        type: str
+        required: true
+      to:
+        description: When it ends, in the same way.
+        type: str
+        required: true
+      reason:
+        description: Why; it is said with it.
+        type: str
+        default: ''
+  max_duration:
+    description:
+      - How long a release may take in all, in seconds, with the time outside O(windows). V(0) is as long as it takes.
+        After that O(analysis.on_inconclusive) decides, V(hold) or V(abort); V(promote) holds it, too.
+    type: float
+    default: 0.0
 """

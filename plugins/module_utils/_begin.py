@@ -20,6 +20,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Start,
     State,
     Want,
+    least_seconds,
     newer_canary,
     plan_of,
     require_clients,
@@ -45,6 +46,9 @@ class Beginning:
 
     def prepare(self, want: Want, decision: Start | Adopt, state: State) -> Record:
         """The record of a release that may begin. Raises ReleaseError for what keeps it from that."""
+        first = decision.first if isinstance(decision, Adopt) else 0
+        if closed := want.calendar.too_long(self.world.now(), least_seconds(want.steps[first:])):
+            raise ReleaseError(f"{decision.canary.name} is not released now: {closed}")
         look = self.world.look()
         require_clients(state, look)
         settle(self.world.preflight(state, look), want.preflight == "enforce", self.say)

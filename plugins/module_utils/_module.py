@@ -12,6 +12,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.progressive.istio.plugins.module_utils import _cluster
 from ansible_collections.progressive.istio.plugins.module_utils._audience import parse
+from ansible_collections.progressive.istio.plugins.module_utils._calendar import Calendar, CalendarError, calendar
 from ansible_collections.progressive.istio.plugins.module_utils._checks_world import CHECK_SPEC, checks_of
 from ansible_collections.progressive.istio.plugins.module_utils._counters_world import COUNTER_SPEC, counters_of
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
@@ -116,6 +117,28 @@ CANARY_SPEC: Mapping[str, Any] = {
     "on_drift": {"type": "str", "choices": ["hold", "abort", "adopt"], "default": "hold"},
     "on_newer": {"type": "str", "choices": ["refuse", "supersede", "queue"], "default": "refuse"},
     "queue_timeout": {"type": "float", "default": 3600.0},
+    "windows": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "days": {"type": "list", "elements": "str", "default": []},
+            "from": {"type": "str", "required": True},
+            "to": {"type": "str", "required": True},
+            "timezone": {"type": "str", "default": "UTC"},
+        },
+    },
+    "freezes": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "from": {"type": "str", "required": True},
+            "to": {"type": "str", "required": True},
+            "reason": {"type": "str", "default": ""},
+        },
+    },
+    "max_duration": {"type": "float", "default": 0.0},
     "preflight": {"type": "str", "choices": ["enforce", "warn"], "default": "enforce"},
     "goal": {
         "type": "dict",
@@ -186,6 +209,14 @@ def slowness(analysis: Mapping[str, Any]) -> Tolerance | None:
     return found
 
 
+def _calendar(params: Mapping[str, Any]) -> Calendar:
+    """The change windows and freezes of the options. Raises ReleaseError."""
+    try:
+        return calendar(params["windows"], params["freezes"])
+    except CalendarError as error:
+        raise ReleaseError(str(error)) from None
+
+
 def want(params: Mapping[str, Any]) -> Want:
     """Option values of istio_canary as a checked wish. Raises ReleaseError."""
     analysis = params["analysis"]
@@ -211,6 +242,8 @@ def want(params: Mapping[str, Any]) -> Want:
         on_drift=params["on_drift"],
         on_newer=params["on_newer"],
         queue_timeout=params["queue_timeout"],
+        calendar=_calendar(params),
+        max_duration=params["max_duration"],
         verify_timeout=params["verify_timeout"],
         retry=params["retry"],
         adopt=params["adopt"],

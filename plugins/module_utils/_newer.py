@@ -134,10 +134,14 @@ class Turns:
         Raises Stopped where it is another release.
         """
         record = state.record
-        if record is None or record.id != begun:
+        if record is None:
             raise Stopped(
-                f"release {begun} is not on {state.where} any more"
-                + (f": release {record.id} of {record.canary.name} is" if record else "")
+                f"drift: the record of release {begun} is gone from {state.where}, last writer {state.manager}; "
+                "the weights are as they were"
+            )
+        if record.id != begun:
+            raise Stopped(
+                f"release {begun} is over: release {record.id} of {record.canary.name} is on {state.where} now"
             )
         if record.summary().superseded and not (record.made_room and self.want.on_newer == "supersede"):
             text = f"{record.canary.name} was taken back: {record.reason}"

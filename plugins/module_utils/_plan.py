@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience
+from ansible_collections.progressive.istio.plugins.module_utils._calendar import Calendar
 from ansible_collections.progressive.istio.plugins.module_utils._checks import Check
 from ansible_collections.progressive.istio.plugins.module_utils._counters import Counter
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
@@ -53,6 +54,8 @@ class Want:
     on_drift: str = "hold"
     on_newer: str = "refuse"
     queue_timeout: float = 3600.0
+    calendar: Calendar = field(default_factory=Calendar)
+    max_duration: float = 0.0  # of a whole release; 0: as long as it takes
     verify_timeout: float = 30.0
     retry: bool = False
     adopt: bool = False
@@ -276,10 +279,16 @@ def check_want(want: Want) -> None:
         ("drain_timeout", want.drain_timeout, 6),
         ("approval_timeout", want.approval_timeout, 0),
         ("queue_timeout", want.queue_timeout, 0),
+        ("max_duration", want.max_duration, 0),
     ):
         if not value >= least:
             unit = "ms" if name == "analysis.latency_edge" else "s"
             raise ReleaseError(f"{name} is {value}; at least {least} {unit} is needed")
+    if 0 < want.max_duration < least_seconds(want.steps) and want.state == "promoted":
+        raise ReleaseError(
+            f"max_duration is {want.max_duration:g}, and the min_seconds of steps are {least_seconds(want.steps)} s in "
+            "all: no release could end in time; make max_duration the longer one"
+        )
     for number, step in enumerate(want.steps, 1):
         if step.min_seconds >= want.max_wait and want.state == "promoted":
             raise ReleaseError(
@@ -294,6 +303,11 @@ def check_want(want: Want) -> None:
         want.goal.check()
     except ValueError as error:
         raise ReleaseError(str(error)) from None
+
+
+def least_seconds(steps: tuple[Step, ...]) -> int:
+    """How long these steps take at least."""
+    return sum(step.min_seconds for step in steps)
 
 
 def _check_steps(steps: tuple[Step, ...], cohort: bool) -> None:

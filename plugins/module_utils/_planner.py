@@ -392,6 +392,15 @@ def needs(basis: Basis, step: Step, runs: int = 20) -> float | None:
 # ---------------------------------------------------------------- a table for a person
 
 
+def late(told: Forecast, left: float) -> list[str]:
+    """What to warn of where the change window ends in ``left`` seconds."""
+    most = told.endings[0].seconds.most
+    if most is None or most <= left:
+        return []
+    text = f"9 of 10 good releases need up to {duration(most)}, and the change window ends in {duration(left)}"
+    return [f"{text}: it would stay at its weight until the next one; begin earlier, or shorten steps"]
+
+
 def table(told: Forecast) -> list[str]:
     """The forecast in lines; `a - b`: half of all releases, 9 of 10."""
     basis = told.basis

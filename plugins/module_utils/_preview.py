@@ -50,6 +50,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Supersede,
     Want,
     Workload,
+    least_seconds,
     require_clients,
     resolve,
 )
@@ -58,6 +59,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._planner import 
     Judged,
     StepForecast,
     forecast,
+    late,
     plain,
     table,
     to_dict,
@@ -72,7 +74,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ROLLED_BACK,
     WAITING,
     Record,
-    Step,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import ERRORS, LATENCY, duration, percent
 from ansible_collections.progressive.istio.plugins.module_utils._wish import answer
@@ -124,7 +125,13 @@ def _superseding(world: LiveWorld, state: State, want: Want, record: Record) -> 
 
 
 def _begun_or_resumed(world: LiveWorld, state: State, want: Want, decision: Start | Adopt | Resume) -> dict[str, Any]:
-    now, look = world.now(), world.look()
+    now = world.now()
+    if not isinstance(decision, Resume):
+        first = decision.first if isinstance(decision, Adopt) else 0
+        if closed := want.calendar.too_long(now, least_seconds(want.steps[first:])):
+            text = f"{decision.canary.name} is not released now: {closed}"
+            return {"phase": "refused", "failed": True, "changed": False, "msg": text, "plan": []}
+    look = world.look()
     require_clients(state, look)
     findings: Sequence[Finding] = ()
     if isinstance(decision, Resume):
@@ -169,7 +176,7 @@ def _begun_or_resumed(world: LiveWorld, state: State, want: Want, decision: Star
     if not stopping:
         traffic = _traffic(world, want, look, list(state.versions), record.stable.name)
         begun = isinstance(decision, Resume)
-        outlook = _outlook(want, traffic, record.steps[record.step :], record.stable.name, begun)
+        outlook = _outlook(want, traffic, record, begun, now)
         told = dict(enumerate(outlook.pop("per_step"), record.step))
         rate, proxies = round(traffic.basis.pace, 1), traffic.proxies
         result |= {"requests_per_second": rate, "client_proxies": proxies, **outlook}
@@ -297,11 +304,12 @@ def _traffic(world: LiveWorld, want: Want, before: Look, versions: Sequence[str]
     return Traffic(basis, len(after.proxies), unjudged(after, names, want.latency is not None), tuple(notes))
 
 
-def _outlook(want: Want, traffic: Traffic, steps: Sequence[Step], stable: str, begun: bool) -> dict[str, Any]:
-    """The part of the result that is about time and proof; ``steps``: those to come."""
+def _outlook(want: Want, traffic: Traffic, record: Record, begun: bool, now: float) -> dict[str, Any]:
+    """The part of the result that is about time and proof, for the steps to come."""
+    steps, stable = record.steps[record.step :], record.stable.name
     told = forecast(traffic.basis, steps)
     basis = traffic.basis
-    notes = [*traffic.warnings, *warnings(told)]
+    notes = [*traffic.warnings, *warnings(told), *late(told, want.calendar.left(now))]
     judged = ", ".join(metric.words for metric in basis.metrics)
     lines = [
         f"at {basis.pace:,.0f} requests a second, {stable} with {percent(basis.errors.rate)} bad; judged: {judged}",

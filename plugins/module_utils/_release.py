@@ -104,6 +104,7 @@ class Release:
         self.watch = Watch(self.world, self.want, self.say)
         self.ending = Ending(self.world, self.want, self.say, self.watch, self.writes)
         self.beginning = Beginning(self.world, self.want, self.say, self.watch, self.writes)
+        self.paused = ""  # why the weight may not rise, as it was said last
         self.observed: tuple[int, str] | None = None  # the step and what was said of it instead of done
 
     # ---------------------------------------------------------------- the pass
@@ -116,7 +117,8 @@ class Release:
         self.want = resolve(self.want, state)
         if self.want.orphan and (spared := self._inherit(state)):
             return spared
-        self.turns = Turns(self.world, self.want, self.say, self.writes, self.continued, self.elapsed)
+        told = self.continued and not self.begun  # an earlier pass has waited, too
+        self.turns = Turns(self.world, self.want, self.say, self.writes, told, self.elapsed)
         if self.begun and (lost := self.turns.lost(self.begun, state)):
             return lost
         while not (outcome := self._act(self._repair(state), budget)):
@@ -267,7 +269,7 @@ class Release:
             self.writes.keep_lease()
             if now >= self.deadline:
                 self.watch.save(force=True)
-                return self.ending.outcome(record.phase, record.reason, finished=False, record=record)
+                return self.ending.outcome(record.phase, record.reason or self.paused, finished=False, record=record)
             fast = confirmed_at is None and now - written < self.want.interval
             pause = CONFIRM_SECONDS if fast else self.watch.pause
             # From look to look. Where looks take long, half of the time is others'.
@@ -298,12 +300,29 @@ class Release:
             self._progress(record, verdict, force=True)
             if over := self._over(record):
                 return over
+            if self._paused(record):
+                return None
             with contextlib.suppress(Drifted):
                 return self._next(record)
             return record  # the next look sees the drift, and holds
-        if now - record.since > self.want.max_wait and now >= self.caught_up:
+        waited = self.want.calendar.open_seconds(record.since, now)
+        if waited > self.want.max_wait and now >= self.caught_up and not self.want.calendar.closed(now):
             return self._inconclusive(record, verdict, confirmed)
         return None
+
+    def _paused(self, record: Record) -> str:
+        """Why the weight may not rise now, and when it may; a step that needs an approval can get that meanwhile."""
+        closed = "" if record.pause else self.want.calendar.closed(self.world.now())
+        if closed:
+            self.writes.now_and_then(f"step {record.place}  PAUSED  {closed}", force=not self.paused)
+        self.paused = closed
+        return closed
+
+    def _overdue(self, record: Record) -> str:
+        """What to say of a release that is not over in time, or nothing."""
+        if not 0 < self.want.max_duration < self.world.now() - record.started:
+            return ""
+        return f"not over within {self.want.max_duration:.0f} s (max_duration)"
 
     def _observed(self, record: Record, verdict: Verdict, now: float) -> Verdict:
         """What is acted on where verdicts are only said: the step's time."""
@@ -339,6 +358,10 @@ class Release:
             return self.ending.abort(record, evidence(verdict, record.canary.name, record.stable.name))
         if self.world.now() - record.since > self.want.max_hold:
             return self.ending.abort(record, f"held for more than {self.want.max_hold:.0f} s: {record.reason}")
+        if overdue := self._overdue(record):
+            if self.want.on_inconclusive == "abort":
+                return self.ending.abort(record, overdue)
+            return self.ending.outcome(HELD, f"{record.reason}; {overdue}", failed=True, record=record)
         if drifted and self.want.on_drift != "hold":
             settled = self._settle(record, state, drifted)
             return settled if isinstance(settled, Outcome) else self._drive(settled)
@@ -391,6 +414,11 @@ class Release:
         """What the user wants done about somebody else's weights; a canary without any is not given traffic again."""
         share, wish = state.weight_of(record.canary.name), self.want.on_drift
         elsewhere = not drift(state, record)  # on another route object, whose share is not the release's
+        if wish == "adopt" and (closed := self.want.calendar.closed(self.world.now())):
+            text = f"{drifted}; {closed}"
+            if record.phase == HELD:
+                return self.ending.outcome(HELD, text, failed=True, record=record)
+            return self.ending.hold(record, text)
         if wish == "hold" or (wish == "adopt" and elsewhere):
             return self.ending.hold(record, drifted)
         if wish == "abort" or not share:
@@ -410,7 +438,17 @@ class Release:
             return self.ending.abort(record, evidence(verdict, record.canary.name, record.stable.name))
         if newer:
             return self.ending.abort(record, newer, asked_for=supersede)
+        if overdue := self._overdue(record):
+            return self._give_up(record, overdue)
         return self._misrouted(record, verdict) if verdict.kind == "routing" else None
+
+    def _give_up(self, record: Record, reason: str) -> Outcome:
+        """Nobody knows whether the canary is any good; without that it is not promoted for being late."""
+        return (
+            self.ending.abort(record, reason)
+            if self.want.on_inconclusive == "abort"
+            else self.ending.hold(record, reason)
+        )
 
     def _misrouted(self, record: Record, verdict: Verdict) -> Outcome:
         """What is counted is not about this weight, so nothing can be judged; what gets nothing may be lost."""
@@ -424,13 +462,11 @@ class Release:
             lagging = _late(self.world.programmed(self.writes.observe()))
             why = "; ".join(lagging[:3]) or f"it took more than {self.want.max_wait:.0f} s"
             return self.ending.abort(record, f"{record.present.change} not programmed: {why}")
-        if self.want.on_inconclusive == "abort":
-            return self.ending.abort(record, reason)
         if self.want.on_inconclusive == "promote":
             self.say(f"step {record.place}  OVERRIDE  on_inconclusive: promote  {reason}")
             self.watch.save(force=True)
             return self._over(record) or self._drive(self._next(record))
-        return self.ending.hold(record, reason)
+        return self._give_up(record, reason)
 
     def _repair(self, state: State) -> State:
         """A run that was killed while it ended a release has left other route objects with something of that."""

@@ -58,7 +58,8 @@ COMPUTES = {
 }
 COMPUTES |= {"bisect", "datetime", "enum", "fractions", "operator", "re", "statistics", "typing", "urllib.parse"}
 ALSO = {
-    "module_utils/_release": {"secrets"},  # a release has a random identifier
+    "module_utils/_calendar": {"zoneinfo"},  # of the host; what it says of them is computed
+    "module_utils/_begin": {"secrets"},  # a release has a random identifier
     "module_utils/_trial": {"random"},  # with a seed, it computes
 }
 ACCESS = "ansible_collections.kubernetes.core.plugins.action"  # the base class that finds kubeconfig files

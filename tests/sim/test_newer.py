@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
-from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want
+from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, State, Want
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Drifted, Stopped
 from ansible_collections.progressive.istio.plugins.module_utils._record import SUPERSEDED, Step
 from ansible_collections.progressive.istio.tests.sim.simulated import FAULTS, WANT, Killed, Mesh, Runner, steady
@@ -171,7 +171,7 @@ def test_the_run_that_was_at_it_stops_and_does_not_come_back() -> None:
     second.before_write = goes_on
     assert second.run(NEWER).phase == "promoted"
     assert meets["first"]
-    with pytest.raises(Stopped, match=r"release .* of v3 is"):
+    with pytest.raises(Stopped, match=r"release .* of v3 is on VirtualService ns/app now"):
         first.one_pass(replace(WANT, on_newer="supersede"))
 
 
@@ -286,27 +286,33 @@ def test_of_two_that_wait_one_begins_and_the_other_waits_on() -> None:
 SAME = replace(WANT, on_newer="supersede")
 
 
-def deployed(mesh: Mesh) -> None:
+class Rolling(Runner):
+    """Sees pods of two templates for a while after somebody has deployed the canary again."""
+
+    until = 0.0
+
+    def observe(self) -> State:
+        state = super().observe()
+        if self.mesh.hashes["v2"] != "h-new" or self.mesh.time >= self.until:
+            return state
+        return replace(state, versions={**state.versions, "v2": replace(state.versions["v2"], mixed=True)})
+
+
+def deployed(mesh: Mesh, *runners: Rolling) -> None:
     """Somebody deploys the canary again, which takes its time."""
-    began, original = mesh.time, mesh.advance
-    mesh.hashes["v2"], mesh.ready["v2"] = "h-new", 0
-
-    def advance(seconds: float) -> None:
-        original(seconds)
-        if mesh.time - began >= 40.0:
-            mesh.ready["v2"] = 2
-
-    mesh.advance = advance  # type: ignore[method-assign]
+    mesh.hashes["v2"] = "h-new"
+    for runner in runners:
+        runner.until = mesh.time + 40.0
 
 
 @pytest.mark.parametrize("between_passes", [False, True])
 def test_a_newer_template_is_released_when_its_rollout_is_complete(between_passes: bool) -> None:
     mesh = three()
-    runner = Runner(mesh)
+    runner = Rolling(mesh)
     wish: Want = SAME
     while mesh.weights["v2"] < 50:
         runner.one_pass(wish)
-    deployed(mesh)
+    deployed(mesh, runner)
     if between_passes:
         runner.passes = 0  # another run
         runner.begun, runner.began = "", 0.0
@@ -329,14 +335,14 @@ def test_a_newer_template_is_released_wherever_the_run_is_killed(fault: str) -> 
         mesh = three()
         Runner(mesh, "first").one_pass(SAME)
         mesh.lease = None
-        deployed(mesh)
-        runner = Runner(mesh)
+        runner, following = Rolling(mesh), Rolling(mesh, "next")
+        deployed(mesh, runner, following)
         setattr(runner, fault, number)
         try:
             outcome = runner.run(SAME)
         except Killed:
             mesh.advance(20.0)
-            outcome = Runner(mesh, "next").run(SAME)
+            outcome = following.run(SAME)
         count = max(count, runner.count)
         assert (outcome.phase, mesh.weights["v2"]) == ("promoted", 100), (fault, number)
         assert not Runner(mesh, "again").run(SAME).changed

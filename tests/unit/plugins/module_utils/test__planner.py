@@ -19,6 +19,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._planner import 
     Quantiles,
     ending,
     forecast,
+    late,
     needs,
     plain,
     table,
@@ -192,3 +193,14 @@ def test_the_result_is_plain() -> None:
 def test_a_tolerance_that_makes_no_sense() -> None:
     with pytest.raises(ValueError, match=r"^tolerance_floor: "):
         forecast(basis(tolerance=replace(T, floor=0.9)), STEPS)
+
+
+def test_a_window_that_ends_too_early_is_warned_of() -> None:
+    told = forecast(basis(), STEPS, RUNS)
+    most = told.endings[0].seconds.most
+    assert most is not None
+    assert late(told, inf) == late(told, most) == []
+    (text,) = late(told, most - 1.0)
+    assert "the change window ends in" in text
+    never = replace(told, endings=(replace(told.endings[0], seconds=Quantiles(None, None)),))
+    assert late(never, 1.0) == []
