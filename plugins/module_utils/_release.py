@@ -27,7 +27,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Done,
     Outcome,
     Refuse,
-    ReleaseError,
     Resume,
     RollBack,
     Start,
@@ -37,7 +36,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     drift,
     held_for_drift,
     newer_canary,
-    plan_of,
     require_clients,
     resolve,
     step_for,
@@ -55,6 +53,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
     Unreachable,
     World,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._raising import Raising, Room
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     APPROVE,
     HELD,
@@ -62,19 +61,15 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     WAITING,
     Record,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._steps import Steps, no_endpoint
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import evidence, line
-from ansible_collections.progressive.istio.plugins.module_utils._watch import FULL, Watch
+from ansible_collections.progressive.istio.plugins.module_utils._watch import Watch
 from ansible_collections.progressive.istio.plugins.module_utils._writes import (
     UNREACHABLE_SECONDS,
     Writes,
 )
 
 CATCH_UP_SECONDS = 30.0  # nobody may have looked for longer than max_wait, at a release that waited after a step
-
-
-def no_endpoint(version: str, missing: Sequence[str]) -> str:
-    """In words: these proxies have none of a version."""
-    return f"no healthy endpoint of {version} in {len(missing)} proxies: {'; '.join(missing[:5])}"
 
 
 def _late(answer: Programmed) -> Sequence[str]:
@@ -99,7 +94,9 @@ class Release:
         self.world, self.want, self.say, self.continued = world, want, say, continued
         self.watch = Watch(world, want, say)
         self.writes = Writes(world, want.interval, say)
-        self.ending = Ending(world, want, say, self.watch, self.writes)
+        self.floors = Raising(world, want, say, self.writes)
+        self.ending = Ending(world, want, say, self.watch, self.writes, self.floors)
+        self.steps = Steps(world, want, say, self.watch, self.writes, self.floors, self.ending)
         self.observed: tuple[int, str] | None = None  # the step and what was said of it instead of done
 
     # ---------------------------------------------------------------- the pass
@@ -124,7 +121,7 @@ class Release:
             if decision.warning:
                 self.say(f"WARNING  {decision.warning}")
             if decision.due:
-                self._await_endpoints(decision.record.stable.name)
+                self.steps.await_endpoints(decision.record.stable.name)
             return self.ending.roll_back(decision.record, self._by_whom(), decision.due)
         if isinstance(decision, Approve):
             approved = self.ending.approve(decision.record, self._by_whom(""))
@@ -140,7 +137,7 @@ class Release:
         self.writes.renewed = None if stopping else self.world.now()
         outcome = None
         try:
-            outcome = self._resume(work) if isinstance(work, Resume) else self._drive(self._start(work, state))
+            outcome = self._resume(work) if isinstance(work, Resume) else self._drive(self.steps.start(work, state))
         finally:
             # Between the passes of one run the lease stays. A run that has ended gives it back; one that fails in the
             # middle does not: somebody has to notice a release that nobody looks at.
@@ -163,6 +160,7 @@ class Release:
             text = "no run has left it behind" if holder == NOBODY else f"it is being run by {holder}"
             return self.ending.outcome(phase, text, weight=weight)
         if record is None or phase != PROGRESSING:
+            self._repair(state)
             self._give_back()
             return self.ending.outcome(
                 phase, "no release is running; the lease of a run that has died is given back", weight=weight
@@ -210,7 +208,7 @@ class Release:
         self.world.rehearse(state, record)
         self.world.checks.rehearse(self.want.checks, about(record))
         self.world.counters.rehearse(self.want.counters, (record.canary.name, record.stable.name))
-        return record
+        return self.floors.begin(record, isinstance(decision, Adopt))
 
     def _record_for(self, decision: Start | Adopt, state: State) -> Record:
         want, now = self.want, self.world.now()
@@ -230,44 +228,23 @@ class Release:
             audience=want.audience,
             observe=want.observe,
             previous=state.record.history() if state.record else (),
+            floors=state.record.floors if state.record else (),  # that could not be given back yet
         )
-
-    def _start(self, record: Record, state: State) -> Record:
-        record = record.at(record.step, self.world.now())
-        self.say(f"{record.stable.name} -> {record.canary.name}  release {record.id}  {plan_of(record)}")
-        # Whole seconds: pods are dated so, and one that was made in this second has all its counts ahead of it.
-        self.watch.begin(record, float(int(record.since)))
-        self._await_endpoints(record.canary.name)
-        if record.weight == FULL:
-            self.watch.baseline(record)
-        self.watch.save(force=True)
-        self.writes.write(record, expect=state.record)
-        state = self.writes.observe()
-        if not strayed(state, record, arrived=False):
-            state = self.writes.follow(record, state)  # the command below is for objects that all of it is in
-        self.say(f"to stop it by hand: {self.world.by_hand(state, record)}")
-        self.watch.panel.begin_step(record.step, record.present.judged)
-        return record
-
-    def _await_endpoints(self, version: str) -> None:
-        """No weight for a version that a client's proxy would answer with 503 because it has no endpoint of it yet."""
-        began = self.world.now()
-        while missing := self.world.without_endpoint(version):
-            if self.world.now() - began > self.want.verify_timeout:
-                raise ReleaseError(
-                    f"{no_endpoint(version, missing)}; for {self.want.verify_timeout:.0f} s. "
-                    "Look at its readiness probe, and at 'istioctl proxy-status'"
-                )
-            self.world.sleep(CONFIRM_SECONDS)
 
     # ---------------------------------------------------------------- looking
 
     def _drive(self, record: Record) -> Outcome:
+        if not record.begun:
+            opened = self.steps.open(record, self.deadline)
+            if isinstance(opened, Outcome):
+                return opened
+            record = opened
         confirmed_at: float | None = None
         written = self.world.now()
         while True:
             state = self.writes.observe()
             record = self._current(record, state)
+            self.floors.apply(record)
             drifted = drift(state, record) or strayed(state, record, self.ending.arrived == record.step)
             if not drifted and behind(state, record):
                 state, confirmed_at = self.writes.follow(record, state), None
@@ -321,11 +298,14 @@ class Release:
             self.watch.save(force=True)
             return self.ending.outcome(WAITING, record.reason, record=record)
         if verdict.kind == "pass" and confirmed:
+            room = self.floors.room(record) if self.steps.goes_on(record) else Room(record)
+            if room.short:
+                return self.steps.make_room(record, room, room.short, now)
             self._progress(record, verdict, force=True)
-            if over := self._over(record):
+            if over := self.steps.over(record):
                 return over
             with contextlib.suppress(Drifted):
-                return self._next(record)
+                return self.steps.next(record, room)
             return record  # the next look sees the drift, and holds
         if now - record.since > self.want.max_wait and now >= self.caught_up:
             return self._inconclusive(record, verdict, confirmed)
@@ -359,6 +339,8 @@ class Release:
         """A held release looks once: it goes on, is taken back, or stays held without a single write."""
         state = self.writes.observe()
         drifted = drift(state, record) or strayed(state, record, arrived=False)
+        if not record.begun and not drifted:
+            return self._go_on(record)
         confirmed = not drifted and not behind(state, record) and not _late(self.world.programmed(state))
         verdict = self.watch.judge(state, record, confirmed)
         if verdict.kind == "fail":
@@ -369,11 +351,15 @@ class Release:
             settled = self._settle(record, state, drifted)
             return settled if isinstance(settled, Outcome) else self._drive(settled)
         if not drifted and (verdict.kind == "pass" or self.want.retry or held_for_drift(record)):
-            self.say(f"goes on with held release {record.id} at step {record.place}")
-            resumed = record.at(record.step, self.world.now())
-            self.writes.write(resumed, expect=record)
-            return self._drive(resumed)
+            taken = "" if self.want.retry else self.floors.taken_away(record)
+            return self._go_on(record) if not taken else self.ending.outcome(HELD, taken, failed=True, record=record)
         return self.ending.outcome(HELD, drifted or record.reason, failed=True, record=record)
+
+    def _go_on(self, record: Record) -> Outcome:
+        self.say(f"goes on with held release {record.id} at step {record.place}")
+        resumed = record.at(record.step, self.world.now())
+        self.writes.write(resumed, expect=record)
+        return self._drive(resumed)
 
     def _confirm(self, state: State, record: Record, written: float) -> float | None:
         answer = self.world.programmed(state)
@@ -393,25 +379,6 @@ class Release:
         return now
 
     # ---------------------------------------------------------------- acting
-
-    def _over(self, record: Record) -> Outcome | None:
-        """What ends with a step that is done: the release, or this run; nothing if the next step follows."""
-        steps, stop = len(record.steps), self.want.until_step
-        if stop is not None and stop <= steps and record.step + 1 >= stop:
-            self.watch.save(force=True)
-            return self.ending.outcome(PROGRESSING, f"waits after step {record.place}", record=record)
-        return self.ending.promote(record) if record.step + 1 == steps else None
-
-    def _next(self, record: Record) -> Record:
-        """The record at the next step; or at this one, where somebody has to approve the next."""
-        if record.pause:
-            return self.ending.wait(record)
-        self.watch.save(force=True)
-        following = record.at(record.step + 1, self.world.now())
-        self.writes.write(following, expect=record)
-        self.watch.tidy()
-        self.watch.panel.begin_step(following.step, following.present.judged)
-        return following
 
     def _settle(self, record: Record, state: State, drifted: str) -> Record | Outcome:
         """What the user wants done about somebody else's weights; a canary without any is not given traffic again."""
@@ -451,7 +418,7 @@ class Release:
             return self.ending.abort(record, reason)
         if self.want.on_inconclusive == "promote":
             self.say(f"step {record.place}  OVERRIDE  on_inconclusive: promote  {reason}")
-            return self._over(record) or self._drive(self._next(record))
+            return self.steps.over(record) or self._drive(self.steps.next(record, Room(record)))
         return self.ending.hold(record, reason)
 
     def _repair(self, state: State) -> State:
@@ -462,7 +429,8 @@ class Release:
         for other in behind(state, record):
             what = f"goes back to {record.stable.name}" if record.taken_back else f"is put right ({other.astray})"
             self.say(f"{other.where} {what}, too: it was left over by a run that ended")
-        return self.writes.follow(record, state)
+        state = self.writes.follow(record, state)
+        return state if self.floors.restore(record, record.since) == record else self.writes.observe()
 
     def _progress(self, record: Record, verdict: Verdict, force: bool = False) -> None:
         text = line(verdict, record.canary.name, record.stable.name)

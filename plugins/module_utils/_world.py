@@ -28,6 +28,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._find import (
     reading,
     stored_evidence,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._floors_world import FloorReader
 from ansible_collections.progressive.istio.plugins.module_utils._lease import Lease, Leasing, metadata_of
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
@@ -118,6 +119,7 @@ class LiveWorld(Leasing):
         self._capacity = CapacityReader(cluster, namespace, say)
         self.checks = CheckReader(cluster, namespace, run, lambda: self.service().selector)
         self.counters = CounterReader(cluster)
+        self.floors = FloorReader(cluster, namespace, say, lambda: (self.service(), self._pods))
         self._lease = Lease(cluster, namespace, self.own_name, run, say)
 
     # ------------------------------------------------------------ time and life

@@ -25,6 +25,7 @@ OUTSIDE = {
         "_cluster",
         "_counters_world",
         "_find",
+        "_floors_world",
         "_fleet",
         "_lease",
         "_past_world",
