@@ -17,7 +17,8 @@ from ansible_collections.progressive.istio.plugins.module_utils._capacity_world 
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
 from ansible_collections.progressive.istio.plugins.module_utils._find import reading
 from ansible_collections.progressive.istio.plugins.module_utils._floors import AUTOSCALER, Floor, Scaler, Supply
-from ansible_collections.progressive.istio.plugins.module_utils._objects import Service, pods_of, workloads
+from ansible_collections.progressive.istio.plugins.module_utils._objects import Service, pods_of
+from ansible_collections.progressive.istio.plugins.module_utils._objects import workloads as workloads_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost
 from ansible_collections.progressive.istio.plugins.module_utils._routes import Object
@@ -52,7 +53,7 @@ class FloorReader:
         self._refused = ""
         self._may: dict[tuple[str, str], bool] = {}
 
-    def read(self, versions: Sequence[str]) -> Mapping[str, Supply]:
+    def read(self, versions: Sequence[str], workloads: bool) -> Mapping[str, Supply]:
         """Autoscalers as they are this moment; empty where this account may not read or set them."""
         service, pods = self._now()
         mine = {name: pods_of(service.selector, service.subsets.get(name, {}), pods) for name in versions}
@@ -60,7 +61,6 @@ class FloorReader:
             autoscalers = self._autoscalers()
             if self._refused:
                 return {}
-            metrics = self._usage()
             found = {}
             for version, own in mine.items():
                 targets = targets_of(own)
@@ -68,8 +68,12 @@ class FloorReader:
                 if scalers and not self._allowed("autoscaling", AUTOSCALERS[1]):
                     self._refuse(f"this account may not patch {AUTOSCALERS[1]}.autoscaling in {self._namespace}")
                     return {}
-                workload = None if scalers else self._workload(targets)
-                obstacle = "; ".join(filter(None, (self._failure(targets), *_obstacles(service, own, version))))
+                workload = self._workload(targets) if workloads and not scalers else None
+                # Stable's numbers matter where the canary has an autoscaler and it has none, too.
+                metrics = self._usage() if autoscalers else None
+                obstacle = ""
+                if scalers or workload:
+                    obstacle = "; ".join(filter(None, (self._failure(targets), *_obstacles(service, own, version))))
                 found[version] = supply_of(own, scalers, workload, metrics, obstacle)
         return found
 
@@ -162,4 +166,4 @@ class FloorReader:
 
 def _obstacles(service: Service, pods: Sequence[Object], version: str) -> Sequence[str]:
     """What keeps pods of a version from running."""
-    return workloads(service, pods)[version].obstacles[:3]
+    return workloads_of(service, pods)[version].obstacles[:3]

@@ -84,6 +84,8 @@ class Raising:
             size = min(stable.ready, mine.maximum or stable.ready)
             floor = _floors.raised(_floors.of(floors, record.stable.name), mine, record.stable.name, size, now)
             floors = _floors.put(floors, floor)
+            if floor.pending:
+                self._say_once(f"floor  {floor.where} {mine.minimum} -> {floor.value}, until the release is over")
         scaler = self._scaler(canary)
         if scaler and scaler.kind == AUTOSCALER and not scaler.keeper:
             idle = 0.0 if adopted else _floors.idle_of(canary)
@@ -180,6 +182,14 @@ class Raising:
                 )
                 break
         return told, warnings
+
+    def planned(self, record: Record) -> list[str]:
+        """For a plan: what each step needs, a line each."""
+        supplies = self._read(record)
+        told = self.foreseen(record, supplies)[0] if supplies else []
+        return [
+            f"floor  {step.title}: {record.canary.name} needs {_pods(need.pods)} ({need.why})" for step, need in told
+        ]
 
     # ---------------------------------------------------------------- setting
 
@@ -286,7 +296,7 @@ class Raising:
         if self.want.floors == "none":
             return {}
         names = (record.stable.name, record.canary.name)
-        found = self.writes.read(partial(self.world.floors.read, names))
+        found = self.writes.read(partial(self.world.floors.read, names, self.want.floors == "workloads"))
         return found if all(name in found for name in names) else {}
 
     def _scaler(self, supply: Supply) -> Scaler | None:

@@ -26,6 +26,7 @@ extends_documentation_fragment:
   - progressive.istio.common
   - progressive.istio.common.release
   - progressive.istio.common.audience
+  - progressive.istio.plan
 options:
   namespace:
     description: Namespace of the service.
@@ -150,24 +151,6 @@ options:
     type: str
     choices: [hold, abort, adopt]
     default: hold
-  goal:
-    description:
-      - A wish for the plan. In check mode it is said whether O(steps) meet it in 9 of 10 releases. If not, steps that
-        do are proposed, or it is said why none do, and what would help. Without check mode it means nothing.
-    type: dict
-    suboptions:
-      failures:
-        description: So many failures users may see at most, of a canary that is O(goal.times) as bad from the start.
-        type: int
-      minutes:
-        description: Time in which a canary that is as good as the stable version has to be promoted.
-        type: float
-      times:
-        description:
-          - How many times the stable version's rate of bad requests the canary of O(goal.failures) has. Where the
-            stable version has none, how many times O(analysis.tolerance_floor).
-        type: int
-        default: 5
   until_step:
     description:
       - Stop after this step (1 is the first) has passed, or after the present one if that is a later one. The next run
@@ -437,6 +420,11 @@ goal:
       description: What would help where no steps meet it.
       type: list
       elements: str
+floors:
+  description: Which floors would be raised, and the pods that each step needs, a line each.
+  returned: in check mode, unless a release would end
+  type: list
+  elements: str
 lines:
   description: All of the plan for a person.
   returned: in check mode

@@ -125,7 +125,7 @@ class Keeping:
     ) -> None:
         self._town, self._reach, self._writing = town, reach, writing
 
-    def read(self, versions: Sequence[str]) -> Mapping[str, Supply]:
+    def read(self, versions: Sequence[str], workloads: bool) -> Mapping[str, Supply]:
         self._reach()
         town, scaling = self._town, self._town.scaling
         if not (scaling.may and scaling.objects):
@@ -133,7 +133,7 @@ class Keeping:
         found = {}
         for version in versions:
             used, since = scaling.usage.get(version, (None, 0.0)) if scaling.measured else (None, 0.0)
-            workload = scaling.workloads.get(version)
+            workload = scaling.workloads.get(version) if workloads else None
             found[version] = Supply(
                 town.ready[version],
                 tuple(_scaler(one) for one in scaling.autoscalers.get(version, ())),
