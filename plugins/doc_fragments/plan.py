@@ -34,8 +34,8 @@ options:
       - Whose least number of pods is raised, before each step to what the canary needs there, and for the stable
         version to its size at the start. The values that were there are given back at the end, unless somebody else has
         changed them since.
-      - V(autoscalers) raises C(minReplicas) of a version's HorizontalPodAutoscaler. A version without one, or an account
-        that may not patch it, is left as it is. What KEDA sets is not touched, and waited for.
+      - V(autoscalers) raises C(minReplicas) of a version's HorizontalPodAutoscaler. A version without one is left as it
+        is, and so are all where the account may not patch them. What KEDA sets is not touched, and waited for.
       - V(workloads) also raises C(replicas) of the canary's Deployment or StatefulSet where it has no autoscaler. After
         a promotion they stay.
       - V(none) raises nothing, and no step waits for pods.

@@ -93,7 +93,10 @@ class FloorKeeper(Protocol):
     """Who reads and sets how many pods the versions have at least."""
 
     def read(self, versions: Sequence[str], workloads: bool) -> Mapping[str, Supply]:
-        """What each of them has, with ``workloads`` also those without an autoscaler; nothing where floors cannot be kept at all, which is said once. Raises Unreachable."""
+        """What each of them has; ``workloads``: also of workloads without an autoscaler. Raises Unreachable.
+
+        Nothing where floors cannot be kept at all, which is said once.
+        """
 
     def find(self, floor: Floor) -> Scaler | None:
         """The object of a floor as it is now; None where it is gone. Raises Unreachable."""
