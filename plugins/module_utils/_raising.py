@@ -27,6 +27,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import P
 from ansible_collections.progressive.istio.plugins.module_utils._writes import Writes
 
 MEASURE_SECONDS = 60.0  # after a weight; metrics-server needs two looks at a pod, 15 s apart by default
+QUICK_SECONDS = 30.0  # a step that may be shorter than this is not kept waiting for that
 SYNC_SECONDS = 15.0  # between two looks of an autoscaler
 SETTLE_SECONDS = 120.0  # for a version to be measured with all traffic, before its floor is given back all the same
 
@@ -148,7 +149,7 @@ class Raising:
             floor, stable = _floors.of(record.floors, record.canary.name), supplies[record.stable.name]
             held = _floors.of(record.floors, record.stable.name)
             size = max(stable.ready, held.value if held else 0)
-            late = now - record.since > MEASURE_SECONDS
+            late = now - record.since > MEASURE_SECONDS or record.present.min_seconds < QUICK_SECONDS
             canary, idle = supplies[record.canary.name], floor.idle if floor else 0.0
             need = _floors.need(canary, stable, scaler, share, size, idle, late)
             if need is None:

@@ -25,7 +25,7 @@ from ansible_collections.progressive.istio.tests.sim.simulated import (
 from ansible_collections.progressive.istio.tests.sim.simulated_floors import Object
 from ansible_collections.progressive.istio.tests.sim.simulated_shop import Rate
 
-PLAN = replace(WANT, interval=3.0, steps=(Step(10, 20), Step(75, 20), Step(100, 20)))
+PLAN = replace(WANT, interval=3.0, steps=(Step(10, 30), Step(75, 30), Step(100, 30)))
 BIG = replace(WANT, interval=3.0, steps=(Step(50, 5), Step(100, 5)))  # its first step needs pods already
 LEAST, MOST = 2, 12
 
