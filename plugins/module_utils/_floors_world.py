@@ -134,12 +134,18 @@ class FloorReader:
         return ""
 
     def find(self, floor: Floor) -> Scaler | None:
+        mine = floor.kind == AUTOSCALER
+        api, plural, name = (
+            (*AUTOSCALERS, floor.name) if mine else ("apps/v1", WORKLOADS[floor.kind], f"{floor.name}/scale")
+        )
         with reading():
-            if floor.kind == AUTOSCALER:
-                obj = self._cluster.get(AUTOSCALERS[0], self._namespace, AUTOSCALERS[1], floor.name)
-                return scaler_of(obj, ()) if obj else None
-            scale = self._cluster.get("apps/v1", self._namespace, WORKLOADS[floor.kind], f"{floor.name}/scale")
-            return workload_of(floor.kind, floor.name, scale) if scale else None
+            try:
+                obj = self._cluster.get(api, self._namespace, plural, name)
+            except ApiError as error:
+                raise ReleaseError(str(error)) from None
+        if obj is None:
+            return None
+        return scaler_of(obj, ()) if mine else workload_of(floor.kind, floor.name, obj)
 
     def set(self, scaler: Scaler, value: int) -> None:
         obj: Any = scaler.token

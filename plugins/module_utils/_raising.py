@@ -231,10 +231,13 @@ class Raising:
             else:
                 if used:
                     self._settle(record, floor, moved)
-                said.append(self._give_back(floor))
+                text, done = self._give_back(floor)
+                said.append(text)
+                kept = kept if done else (*kept, floor)
         left = replace(record, floors=kept)
         if left != record:
             self.writes.write(left, expect=record, move=False)
+        if said:
             self.say(f"floors: {'; '.join(said)}")
         return left
 
@@ -258,17 +261,18 @@ class Raising:
             self.writes.keep_lease()
             self.world.sleep(self.want.interval)
 
-    def _give_back(self, floor: Floor) -> str:
-        there = self.writes.read(partial(self.world.floors.find, floor))
-        if there is None:
-            return f"{floor.kind} {floor.name} is gone"
-        if there.minimum != floor.original and there.minimum not in (floor.before, floor.value):
-            return f"{floor.where} is {there.minimum}, not {floor.value} as set here: left to {there.manager}"
+    def _give_back(self, floor: Floor) -> tuple[str, bool]:
+        """What became of it, in words, and whether nothing is left to do."""
         try:
+            there = self.writes.read(partial(self.world.floors.find, floor))
+            if there is None:
+                return f"{floor.kind} {floor.name} is gone", True
+            if there.minimum not in (floor.original, floor.before, floor.value):
+                return f"{floor.where} is {there.minimum}, not {floor.value} as set here: left to {there.manager}", True
             done = self._put(floor, there.minimum, floor.original)
         except ReleaseError as error:
-            return f"{floor.where} stays at {there.minimum}, {floor.original} before: {error}"
-        return f"{floor.where} is {floor.original} again" if done else f"{floor.where} has changed: left alone"
+            return f"{floor.where} was {floor.original} before and could not be given back: {error}", False
+        return f"{floor.where} is {floor.original} again" if done else f"{floor.where} has changed: left alone", True
 
     # ---------------------------------------------------------------- looking
 

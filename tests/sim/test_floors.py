@@ -66,7 +66,7 @@ def ends_as_it_began(mesh: Mesh, outcome: Outcome) -> None:
 
 
 def test_pods_are_there_before_the_weight_and_floors_go_back() -> None:
-    mesh, runner = town(), Runner(town())
+    mesh = town()
     runner = Runner(mesh)
     outcome = runner.run(PLAN)
     assert outcome.phase == "promoted", outcome.text
@@ -153,7 +153,7 @@ def test_the_same_where_it_is_taken_back(fault: str) -> None:
 
 
 def test_a_first_weight_waits_for_its_pods_and_nothing_moves_until_then() -> None:
-    mesh, runner = town(), Runner(town())
+    mesh = town()
     runner = Runner(mesh)
     while not (mesh.record() and mesh.ready["v2"] > LEAST):
         assert mesh.weights["v2"] == 0
@@ -356,4 +356,20 @@ def test_a_run_that_died_after_the_end_leaves_floors_that_the_next_one_gives_bac
     mesh.advance(20)
     outcome = Runner(mesh, "next").run(replace(PLAN, canary="", steps=(), state="aborted"))
     assert (outcome.phase, outcome.changed) == ("aborted", True)
+    assert least(mesh) == {"v1": LEAST, "v2": LEAST}
+
+
+def test_what_may_not_be_given_back_stays_on_record_until_somebody_may() -> None:
+    mesh = town()
+    runner = Runner(mesh)
+    while mesh.weights["v2"] != 75:
+        assert not runner.one_pass(PLAN).finished
+    mesh.scaling.refuses = "forbidden"
+    outcome = Runner(mesh, "person").run(replace(PLAN, canary="", steps=(), state="aborted"))
+    assert (outcome.phase, mesh.weights["v2"]) == ("aborted", 0)
+    record = mesh.record()
+    assert record
+    assert {floor.version for floor in record.floors} == {"v1", "v2"}
+    mesh.scaling.refuses = ""
+    Runner(mesh, "other").run(replace(PLAN, canary="", steps=(), state="aborted"))
     assert least(mesh) == {"v1": LEAST, "v2": LEAST}
