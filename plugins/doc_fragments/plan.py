@@ -121,4 +121,24 @@ options:
         After that O(analysis.on_inconclusive) decides, V(hold) or V(abort); V(promote) holds it, too.
     type: float
     default: 0.0
+  floors:
+    description:
+      - Whose least number of pods is raised, before each step to what the canary needs there, and for the stable
+        version to its size at the start. The values that were there are given back at the end, unless somebody else has
+        changed them since.
+      - V(autoscalers) raises C(minReplicas) of a version's HorizontalPodAutoscaler. A version without one is left as it
+        is, and so are all where the account may not patch them. What KEDA sets is not touched, and waited for.
+      - V(workloads) also raises C(replicas) of the canary's Deployment or StatefulSet where it has no autoscaler. After
+        a promotion they stay.
+      - V(none) raises nothing, and no step waits for pods.
+    type: str
+    choices: [autoscalers, workloads, none]
+    default: autoscalers
+  floors_timeout:
+    description:
+      - How long the pods that a step needs may take to be ready, in seconds. After that, or at once where the
+        autoscaler's C(maxReplicas) is less, O(analysis.on_inconclusive) says what happens. Before the first weight the
+        release is refused or taken back; it may be tried again without O(retry).
+    type: float
+    default: 300.0
 """

@@ -49,13 +49,13 @@ def capacity_of(
     scalers, used = list(autoscalers), {one["metadata"]["name"]: one for one in metrics}
     found: dict[str, tuple[str, ...]] = {}
     for version, mine in pods.items():
-        owners = {owner for pod in mine for owner in _owners(pod)}
-        maxed = [text for scaler in scalers if _target(scaler) in owners for text in _at_maximum(scaler)]
+        owners = {owner for pod in mine for owner in owners_of(pod)}
+        maxed = [text for scaler in scalers if target_of(scaler) in owners for text in _at_maximum(scaler)]
         found[version] = (*maxed, *_at_limit(mine, used))
     return found
 
 
-def _owners(pod: Object) -> Iterable[tuple[str, str]]:
+def owners_of(pod: Object) -> Iterable[tuple[str, str]]:
     """Kind and name of what a pod belongs to; of a ReplicaSet also its Deployment, by name."""
     digest = (pod["metadata"].get("labels") or {}).get("pod-template-hash", "")
     for owner in pod["metadata"].get("ownerReferences") or []:
@@ -65,7 +65,7 @@ def _owners(pod: Object) -> Iterable[tuple[str, str]]:
             yield from (("Deployment", name), ("Rollout", name))
 
 
-def _target(scaler: Object) -> tuple[str, str]:
+def target_of(scaler: Object) -> tuple[str, str]:
     target = scaler["spec"]["scaleTargetRef"]
     return target["kind"], target["name"]
 

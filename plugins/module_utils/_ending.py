@@ -15,6 +15,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._admit import ap
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import damage, totals
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, Want, Workload, drift, strayed
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Programmed, World
+from ansible_collections.progressive.istio.plugins.module_utils._raising import Raising
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
     ENVIRONMENT,
@@ -35,8 +36,11 @@ CONFIRM_SECONDS = 0.1  # between looks at the proxies while a change is on its w
 class Ending:
     """Ends and holds of one run's release; ``say`` gets one line for every event."""
 
-    def __init__(self, world: World, want: Want, say: Callable[[str], None], watch: Watch, writes: Writes) -> None:
+    def __init__(
+        self, world: World, want: Want, say: Callable[[str], None], watch: Watch, writes: Writes, floors: Raising
+    ) -> None:
         self.world, self.want, self.say, self.watch, self.writes = world, want, say, watch, writes
+        self.floors = floors
         self.arrived: int | None = None  # the step that all route objects were seen at
 
     def promote(self, record: Record) -> Outcome:
@@ -52,6 +56,7 @@ class Ending:
         self.watch.tidy()
         text = f"PROMOTED  {record.canary.name} has all traffic  {totals(self.watch.evidence)}"
         self._announce("CanaryPromoted", text)
+        ended = self.floors.restore(ended, record.since)
         return self.outcome(PROMOTED, f"{record.canary.name} has all traffic", record=ended)
 
     def abort(self, record: Record, reason: str, asked_for: bool = False, force: bool = True) -> Outcome:
@@ -83,6 +88,7 @@ class Ending:
             self.say(f"ABORTED  {text}")
         self.watch.save(force=True)
         self.watch.tidy()
+        ended = self.floors.restore(ended, decided, bool(answer.lagging))
         text = f"{record.canary.name} was taken back: {reason}; {took}"
         return self.outcome(ABORTED, text, failed=not asked_for, record=ended)
 

@@ -97,6 +97,16 @@ def split(proxies: Sequence[Proxy], always: Collection[str], most: int) -> tuple
     return [*wanted, *others[:room]], others[room:]
 
 
+@dataclass(frozen=True, slots=True)
+class Programmed:
+    """Proxies that have the route: asked, running the intended weights, and the others, each with what it runs."""
+
+    asked: int
+    programmed: int
+    lagging: tuple[str, ...]
+    rest: str = ""  # what is known of the proxies that were not asked
+
+
 class Mesh:
     """The proxies of one cluster as last listed."""
 

@@ -16,7 +16,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._calendar import
 from ansible_collections.progressive.istio.plugins.module_utils._checks_world import CHECK_SPEC, checks_of
 from ansible_collections.progressive.istio.plugins.module_utils._counters_world import COUNTER_SPEC, counters_of
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
-from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want, check_want
+from ansible_collections.progressive.istio.plugins.module_utils._plan import FLOORS, ReleaseError, Want, check_want
 from ansible_collections.progressive.istio.plugins.module_utils._prometheus_http import PROMETHEUS_SPEC
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import (
     Conflict,
@@ -112,6 +112,8 @@ CANARY_SPEC: Mapping[str, Any] = {
     "verify_timeout": {"type": "float", "default": 30.0},
     "drain_timeout": {"type": "float", "default": 60.0},
     "approval_timeout": {"type": "float", "default": 0.0},
+    "floors": {"type": "str", "choices": list(FLOORS), "default": "autoscalers"},
+    "floors_timeout": {"type": "float", "default": 300.0},
     "retry": {"type": "bool", "default": False},
     "adopt": {"type": "bool", "default": False},
     "on_drift": {"type": "str", "choices": ["hold", "abort", "adopt"], "default": "hold"},
@@ -252,6 +254,8 @@ def want(params: Mapping[str, Any]) -> Want:
         audience=parse(params["cohort"], params["sticky"]),
         drain_timeout=params["drain_timeout"],
         approval_timeout=params["approval_timeout"],
+        floors=params["floors"],
+        floors_timeout=params["floors_timeout"],
         goal=Goal(**(params["goal"] or {})),
         orphan=bool(params["on_orphan"]),
     )

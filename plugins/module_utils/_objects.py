@@ -128,6 +128,10 @@ def stays(pod: Object) -> bool:
     return not pod["metadata"].get("deletionTimestamp") and pod["status"].get("phase") in ("Pending", "Running")
 
 
+def is_ready(pod: Object) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
+
+
 def pods_of(selector: Mapping[str, str], labels: Mapping[str, str], pods: Sequence[Object]) -> list[Object]:
     """The pods of a version: those that the Service's selector and the subset's labels both select."""
     return [pod for pod in pods if stays(pod) and _has(pod, selector, labels)]
@@ -193,10 +197,7 @@ def workloads(service: Service, pods: Sequence[Object]) -> dict[str, Workload]:
         mine = pods_of(service.selector, labels, pods)
         newest = sorted(mine, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
         hashes = [_template_hash(pod) for pod in newest]
-        ready = sum(
-            any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
-            for pod in mine
-        )
+        ready = sum(map(is_ready, mine))
         meshed = not mine or any(proxy_kind(pod) for pod in mine)
         version = Version(name, hashes[-1] if hashes else "")
         crashes = tuple(crash for pod in mine for crash in _crashes(pod))

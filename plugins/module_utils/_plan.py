@@ -31,6 +31,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._wish import Goa
 
 STOPPING = ("aborted", "paused", "rolled_back")  # states that end what is under way, whoever runs it
 INCONCLUSIVE = ("hold", "abort", "promote")
+FLOORS = ("autoscalers", "workloads", "none")
 
 
 class ReleaseError(ValueError):
@@ -74,6 +75,8 @@ class Want:
     orphan: bool = False  # only a release whose run has died
     approval_timeout: float = 0.0  # that a run stays at a release which waits for approval
     goal: Goal = field(default_factory=Goal)  # of a plan
+    floors: str = "autoscalers"  # one of FLOORS: whose floors are raised
+    floors_timeout: float = 300.0  # that pods for a step may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +283,7 @@ def check_want(want: Want) -> None:
         ("approval_timeout", want.approval_timeout, 0),
         ("queue_timeout", want.queue_timeout, 0),
         ("max_duration", want.max_duration, 0),
+        ("floors_timeout", want.floors_timeout, 1),
     ):
         if not value >= least:
             unit = "ms" if name == "analysis.latency_edge" else "s"

@@ -66,6 +66,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._planner import 
     warnings,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
+from ansible_collections.progressive.istio.plugins.module_utils._raising import Raising
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
     HELD,
@@ -78,6 +79,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import ERRORS, LATENCY, duration, percent
 from ansible_collections.progressive.istio.plugins.module_utils._wish import answer
 from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
+from ansible_collections.progressive.istio.plugins.module_utils._writes import Writes
 
 #: How long the traffic is looked at, in seconds, and up to how many times so long where there is little of it (or where
 #: a Prometheus has no newer samples yet).
@@ -134,6 +136,7 @@ def _begun_or_resumed(world: LiveWorld, state: State, want: Want, decision: Star
     look = world.look()
     require_clients(state, look)
     findings: Sequence[Finding] = ()
+    floors: list[str] = []
     if isinstance(decision, Resume):
         record = decision.record
         writes, then = _resumed(want, decision, now)
@@ -148,6 +151,9 @@ def _begun_or_resumed(world: LiveWorld, state: State, want: Want, decision: Star
         world.rehearse(state, record)
         world.checks.rehearse(want.checks, _subject(record))
         world.counters.rehearse(want.counters, (record.canary.name, record.stable.name))
+        raising = Raising(world, want, floors.append, Writes(world, want.interval, floors.append))
+        record = replace(raising.begin(record, isinstance(decision, Adopt)), begun=True)
+        floors += raising.planned(record)
         writes = [record, *_rest(record, now)]
         share = state.weight_of(record.canary.name)
         text = f"would release {record.canary.name} (now {share} %) against {record.stable.name}"
@@ -181,7 +187,8 @@ def _begun_or_resumed(world: LiveWorld, state: State, want: Want, decision: Star
         rate, proxies = round(traffic.basis.pace, 1), traffic.proxies
         result |= {"requests_per_second": rate, "client_proxies": proxies, **outlook}
     result["plan"] = [_line(state, written, told) for written in writes]
-    result.setdefault("lines", [f"plan  {line['text']}" for line in result["plan"]])
+    lines = result.get("lines") or [f"plan  {line['text']}" for line in result["plan"]]
+    result |= {"lines": [*floors, *lines], "floors": floors}
     return result
 
 
@@ -486,6 +493,8 @@ def _record(record: Record | None) -> dict[str, Any] | None:
         "observe": record.observe,
         "retired": record.retired,
         "approvals": [asdict(approval) for approval in record.approvals],
+        "floors": [asdict(floor) for floor in record.floors],
+        "begun": record.begun,
         "previous": [
             {
                 **asdict(past),

@@ -15,6 +15,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._capacity import
 from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Check
 from ansible_collections.progressive.istio.plugins.module_utils._counters import Counter, Samples
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence
+from ansible_collections.progressive.istio.plugins.module_utils._floors import Floor, Scaler, Supply
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Finding
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, State
@@ -95,6 +96,22 @@ class Teller(Protocol):
         """As a Kubernetes Event. Does not raise, whatever happens."""
 
 
+class FloorKeeper(Protocol):
+    """Who reads and sets how many pods the versions have at least."""
+
+    def read(self, versions: Sequence[str], workloads: bool) -> Mapping[str, Supply]:
+        """What each of them has; ``workloads``: also of workloads without an autoscaler. Raises Unreachable.
+
+        Nothing where floors cannot be kept at all, which is said once.
+        """
+
+    def find(self, floor: Floor) -> Scaler | None:
+        """The object of a floor as it is now; None where it is gone. Raises Unreachable."""
+
+    def set(self, scaler: Scaler, value: int) -> None:
+        """Its minimum, as it was read, to this value. Raises Conflict, Lost, or ReleaseError where it is refused."""
+
+
 #: Who holds a lease that was given back, or was never there.
 NOBODY = "nobody"
 
@@ -158,6 +175,10 @@ class World(Protocol):
     @property
     def events(self) -> Teller:
         """Who tells others."""
+
+    @property
+    def floors(self) -> FloorKeeper:
+        """Who keeps the floors of the versions."""
 
     def look(self) -> Look:
         """The counters of all proxies that send requests to the service."""

@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._audience import Audience, Shown, restored
+from ansible_collections.progressive.istio.plugins.module_utils._floors import Floor
+from ansible_collections.progressive.istio.plugins.module_utils._floors import restored as restored_floors
 
 ANNOTATION = "progressive.istio/release"
 APPROVE = "progressive.istio/approve"  # a person's, with kubectl: release/step
 OURS = {"app.kubernetes.io/managed-by": "progressive.istio"}  # a label of objects that are this collection's own
-FORMAT = 3  # 1 knows no observe, 2 no previous and no pause
+FORMAT = 4  # 1 knows no observe, 2 no previous and no pause, 3 no floors
 
 PROGRESSING, HELD, ABORTED, PROMOTED = "progressing", "held", "aborted", "promoted"
 ROLLED_BACK = "rolled_back"  # after it had been promoted
@@ -123,6 +125,8 @@ class Record:
     retired: str = ""  # the version that was taken out of the route after the release was over
     previous: tuple[Previous, ...] = ()  # the release before; after it, older ones whose canary is still rejected
     approvals: tuple[Approval, ...] = ()
+    floors: tuple[Floor, ...] = ()
+    begun: bool = True  # not while its first weight waits for pods
 
     @property
     def running(self) -> bool:
@@ -184,7 +188,7 @@ class Record:
     @property
     def weight(self) -> int:
         """The canary weight that this record intends, in percent."""
-        return 0 if self.taken_back else self.present.weight
+        return 0 if self.taken_back or not self.begun else self.present.weight
 
     def weights(self) -> dict[str, int]:
         """Both weights that this record intends, by subset."""
@@ -193,7 +197,7 @@ class Record:
     @property
     def shown(self) -> Shown:
         """What the route objects are to have for this audience now; all of it is gone at the end."""
-        over, wish = not self.running, self.audience
+        over, wish = not (self.running and self.begun), self.audience
         mirror = self.present.mirror if any(step.mirror for step in self.steps) else None
         return Shown(
             () if over else wish.cohort,
@@ -239,6 +243,7 @@ def loads(text: str) -> Record:
         data["others"] = tuple(data.get("others", ()))
         data["audience"] = restored(data["audience"]) if "audience" in data else Audience()
         data["approvals"] = tuple(Approval(**approval) for approval in data.get("approvals", ()))
+        data["floors"] = restored_floors(data.get("floors", ()))
         data["previous"] = tuple(_previous(past) for past in data.get("previous", ()))
         record = Record(**data)
     except (KeyError, TypeError, ValueError) as error:
@@ -267,8 +272,9 @@ def _check(record: Record) -> None:
         raise RecordError(_broken("approvals hold a step, a text and a time"))
     if not all(isinstance(step.pause, bool) for step in record.steps):
         raise RecordError(_broken("a step's pause is neither true nor false"))
-    if not isinstance(record.observe, bool):
-        raise RecordError(_broken(f"observe {record.observe!r} is neither true nor false"))
+    for name, value in (("observe", record.observe), ("begun", record.begun)):
+        if not isinstance(value, bool):
+            raise RecordError(_broken(f"{name} {value!r} is neither true nor false"))
     numbers: list[tuple[str, Any]] = [("step", record.step), *(("weight", s.weight) for s in record.steps)]
     numbers += [("mirror", step.mirror) for step in record.steps]
     for name, number in numbers:

@@ -48,6 +48,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._protocol import
     Stopped,
     World,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._raising import Raising, Room
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     APPROVE,
     HELD,
@@ -55,6 +56,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
     WAITING,
     Record,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._steps import Steps
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import evidence, line
 from ansible_collections.progressive.istio.plugins.module_utils._watch import Watch
 from ansible_collections.progressive.istio.plugins.module_utils._writes import (
@@ -102,8 +104,11 @@ class Release:
     def _fresh(self) -> None:
         """Nothing of a release is known yet."""
         self.watch = Watch(self.world, self.want, self.say)
-        self.ending = Ending(self.world, self.want, self.say, self.watch, self.writes)
-        self.beginning = Beginning(self.world, self.want, self.say, self.watch, self.writes)
+        given = (self.world, self.want, self.say, self.watch, self.writes)
+        self.floors = Raising(self.world, self.want, self.say, self.writes)
+        self.ending = Ending(*given, self.floors)
+        self.beginning = Beginning(*given, self.floors, self.ending)
+        self.steps = Steps(*given, self.floors, self.ending)
         self.paused = ""  # why the weight may not rise, as it was said last
         self.observed: tuple[int, str] | None = None  # the step and what was said of it instead of done
 
@@ -192,6 +197,7 @@ class Release:
             text = "no run has left it behind" if holder == NOBODY else f"it is being run by {holder}"
             return self.ending.outcome(phase, text, weight=weight)
         if record is None or phase != PROGRESSING:
+            self._repair(state)
             self.writes.give_back()
             return self.ending.outcome(
                 phase, "no release is running; the lease of a run that has died is given back", weight=weight
@@ -233,12 +239,18 @@ class Release:
     # ---------------------------------------------------------------- looking
 
     def _drive(self, record: Record) -> Outcome:
+        if not record.begun:
+            opened = self.beginning.open(self.want, record, self.deadline)
+            if isinstance(opened, Outcome):
+                return opened
+            record = opened
         confirmed_at: float | None = None
         written = self.world.now()
         while True:
             began = self.world.now()
             state = self.writes.observe()
             record = self._current(record, state)
+            self.floors.apply(record)
             drifted = drift(state, record) or strayed(state, record, self.ending.arrived == record.step)
             if not drifted and behind(state, record):
                 state, confirmed_at = self.writes.follow(record, state), None
@@ -297,13 +309,16 @@ class Release:
             if not self.watch.save(force=True):  # what a step has passed on has to be known afterwards
                 self.writes.now_and_then(f"step {record.place}  WAIT  its evidence could not be stored")
                 return None
+            room = self.floors.room(record) if self.steps.goes_on(record) else Room(record)
+            if room.short:
+                return self.steps.make_room(record, room, room.short, now)
             self._progress(record, verdict, force=True)
-            if over := self._over(record):
+            if over := self.steps.over(record):
                 return over
             if self._paused(record):
                 return None
             with contextlib.suppress(Drifted):
-                return self._next(record)
+                return self.steps.next(record, room)
             return record  # the next look sees the drift, and holds
         waited = self.want.calendar.open_seconds(record.since, now)
         if waited > self.want.max_wait and now >= self.caught_up and not self.want.calendar.closed(now):
@@ -352,6 +367,8 @@ class Release:
         """A held release looks once: it goes on, is taken back, or stays held without a single write."""
         state = self.writes.observe()
         drifted = drift(state, record) or strayed(state, record, arrived=False)
+        if not record.begun and not drifted:
+            return self._go_on(record)
         confirmed = not drifted and not behind(state, record) and not _late(self.world.programmed(state))
         verdict = self.watch.judge(state, record, confirmed)
         if verdict.kind == "fail":
@@ -366,11 +383,15 @@ class Release:
             settled = self._settle(record, state, drifted)
             return settled if isinstance(settled, Outcome) else self._drive(settled)
         if not drifted and (verdict.kind == "pass" or self.want.retry or held_for_drift(record)):
-            self.say(f"goes on with held release {record.id} at step {record.place}")
-            resumed = record.at(record.step, self.world.now())
-            self.writes.write(resumed, expect=record)
-            return self._drive(resumed)
+            taken = "" if self.want.retry else self.floors.taken_away(record)
+            return self._go_on(record) if not taken else self.ending.outcome(HELD, taken, failed=True, record=record)
         return self.ending.outcome(HELD, drifted or record.reason, failed=True, record=record)
+
+    def _go_on(self, record: Record) -> Outcome:
+        self.say(f"goes on with held release {record.id} at step {record.place}")
+        resumed = record.at(record.step, self.world.now())
+        self.writes.write(resumed, expect=record)
+        return self._drive(resumed)
 
     def _confirm(self, state: State, record: Record, written: float) -> float | None:
         answer = self.world.programmed(state)
@@ -390,25 +411,6 @@ class Release:
         return now
 
     # ---------------------------------------------------------------- acting
-
-    def _over(self, record: Record) -> Outcome | None:
-        """What ends with a step that is done: the release, or this run; nothing if the next step follows."""
-        steps, stop = len(record.steps), self.want.until_step
-        if stop is not None and stop <= steps and record.step + 1 >= stop:
-            return self.ending.outcome(PROGRESSING, f"waits after step {record.place}", record=record)
-        return self.ending.promote(record) if record.step + 1 == steps else None
-
-    def _next(self, record: Record) -> Record:
-        """The record at the next step; or at this one, where somebody has to approve the next."""
-        if record.pause:
-            return self.ending.wait(record)
-        following = record.at(record.step + 1, self.world.now())
-        self.writes.write(following, expect=record)
-        text = f"step {following.place}, after a pass at {record.present.title}"
-        self.world.events.tell("CanaryStep", text)
-        self.watch.tidy()
-        self.watch.panel.begin_step(following.step, following.present.judged)
-        return following
 
     def _settle(self, record: Record, state: State, drifted: str) -> Record | Outcome:
         """What the user wants done about somebody else's weights; a canary without any is not given traffic again."""
@@ -465,7 +467,7 @@ class Release:
         if self.want.on_inconclusive == "promote":
             self.say(f"step {record.place}  OVERRIDE  on_inconclusive: promote  {reason}")
             self.watch.save(force=True)
-            return self._over(record) or self._drive(self._next(record))
+            return self.steps.over(record) or self._drive(self.steps.next(record, Room(record)))
         return self._give_up(record, reason)
 
     def _repair(self, state: State) -> State:
@@ -476,7 +478,8 @@ class Release:
         for other in behind(state, record):
             what = f"goes back to {record.stable.name}" if record.taken_back else f"is put right ({other.astray})"
             self.say(f"{other.where} {what}, too: it was left over by a run that ended")
-        return self.writes.follow(record, state)
+        state = self.writes.follow(record, state)
+        return state if self.floors.restore(record, record.since) == record else self.writes.observe()
 
     def _progress(self, record: Record, verdict: Verdict, force: bool = False) -> None:
         text = line(verdict, record.canary.name, record.stable.name)

@@ -29,11 +29,13 @@ from ansible_collections.progressive.istio.plugins.module_utils._find import (
     reading,
     stored_evidence,
 )
+from ansible_collections.progressive.istio.plugins.module_utils._floors_world import FloorReader
 from ansible_collections.progressive.istio.plugins.module_utils._lease import Lease, Leasing, metadata_of
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import (
     READ_MOST,
     Mesh,
+    Programmed,
     Proxy,
     around,
     split,
@@ -68,16 +70,6 @@ SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are ask
 SWEEP_MOST = 32  # so many at once
 SERVER_ERROR = 500
 OBSERVE_SECONDS = 0.5  # between looks at what proxies send, where their routes may not be read
-
-
-@dataclass(frozen=True, slots=True)
-class Programmed:
-    """Proxies that have the route: asked, running the intended weights, and the others, each with what it runs."""
-
-    asked: int
-    programmed: int
-    lagging: tuple[str, ...]
-    rest: str = ""  # what is known of the proxies that were not asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +112,7 @@ class LiveWorld(Leasing):
         self.checks = CheckReader(cluster, namespace, run, lambda: self.service().selector)
         self.counters = CounterReader(cluster)
         self.events = EventWriter(cluster, lambda: self.service().obj, run.by, say)
+        self.floors = FloorReader(cluster, namespace, say, lambda: (self.service(), self._pods))
         self._lease = Lease(cluster, namespace, self.own_name, run, say)
 
     # ------------------------------------------------------------ time and life

@@ -410,6 +410,11 @@ goal:
       description: What would help where no steps meet it.
       type: list
       elements: str
+floors:
+  description: Which floors would be raised, and the pods that each step needs, a line each.
+  returned: in check mode, unless a release would end
+  type: list
+  elements: str
 lines:
   description: All of the plan for a person.
   returned: in check mode

@@ -165,7 +165,8 @@ findings:
 record:
   description:
     - The record. None without one.
-    - C(approvals) is who has approved which step.
+    - C(approvals) is who has approved which step. C(floors) are the floors that it has set, and what they were before.
+    - C(begun) is false while its first weight waits for pods.
     - C(previous) is how the release before it ended (C(id), C(stable), C(canary), C(phase), C(at), C(by), C(reason)),
       and after it older ones whose canary is refused still.
   returned: success

@@ -21,13 +21,13 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils import _proxies
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import Cluster
 from ansible_collections.progressive.istio.plugins.module_utils._gate import Tolerance
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import Mesh, Programmed
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, State, Want
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Step
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 from ansible_collections.progressive.istio.plugins.module_utils._weight import Wish, set_weights
-from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld, Programmed, Target
+from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld, Target
 
 KIND, PORT = "VirtualService", 80
 CONFIRMED = " proxies after "  # in the line of a step that the proxies run

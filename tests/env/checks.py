@@ -40,6 +40,7 @@ LONG = (
     "audience",
     "clients",
     "delegates",
+    "floors",
     "gitops",
     "incidents",
     "orphaned",

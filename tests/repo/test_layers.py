@@ -26,6 +26,7 @@ OUTSIDE = {
         "_counters_world",
         "_events",
         "_find",
+        "_floors_world",
         "_forget_world",
         "_fleet",
         "_lease",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence
@@ -34,6 +35,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import NOBODY, Conflict, Lost, Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._record import Record, Step, Version, loads
 from ansible_collections.progressive.istio.plugins.module_utils._release import Release
+from ansible_collections.progressive.istio.tests.sim.simulated_floors import Keeping, Scaling
 from ansible_collections.progressive.istio.tests.sim.simulated_shop import Client, Counting, Rate, Shop, binomial
 
 Says = Callable[[float, About], Answer]  # what a check answers, by time
@@ -95,6 +97,7 @@ class Mesh:
         self.detour = 0.0  # this part of the requests of the stable version goes to the canary all the same
         self.endpoints_at: dict[str, float] = {}  # when the proxies learn of a version's endpoints
         self.shop: Shop | None = None
+        self.scaling = Scaling()
 
     def advance(self, seconds: float) -> None:
         """Time passes: proxies take up new weights, and requests are answered and counted."""
@@ -129,6 +132,7 @@ class Mesh:
 
         if self.shop:
             self.shop.pass_by(self.time)
+        self.scaling.pass_by(self, seconds)
 
     def _hang(self, client: Client, name: str, mine: int) -> int:
         hung = binomial(self.rng, mine, self.hangs.get(name, steady(0.0))(self.time))
@@ -205,6 +209,7 @@ class Runner:
         self.lose_answer, self.lose_write, self.conflict = lose_answer, lose_write, conflict
         self.checks = Checking(mesh)
         self.counters = Counting(mesh)
+        self.floors = Keeping(mesh, self._reach, self._writing)
         self.count = self.passes = 0
         self.events, self.told = self, list[str]()
         self.dead = self.orphan = False
@@ -230,6 +235,15 @@ class Runner:
             raise Killed
         if self.count == self.lose_write:
             raise Lost("timed out before it happened")
+
+    @contextmanager
+    def _writing(self) -> Iterator[bool]:
+        """Around a write; whether somebody else comes first."""
+        self._before_write()
+        yield self.count == self.conflict
+        self._after_write()
+        if self.count == self.lose_answer:
+            raise Lost("connection reset after it happened")
 
     def _admit(self) -> None:
         if self.mesh.time < self.mesh.refused_until:
@@ -299,42 +313,33 @@ class Runner:
         return replace(state, record=record, weights=weights, others=others, astray="")
 
     def write(self, state: State, record: Record, move: bool) -> None:
-        self._before_write()
-        self._admit()
         m = self.mesh
-        if self.count == self.conflict:
-            m.version += 1  # somebody else wrote something harmless in between
-        if state.token != m.version:
-            raise Conflict("the object has been modified")
-        if move:
-            for name, weight in record.weights().items():
-                assert m.ready[name] or not weight or name == record.stable.name, (
-                    f"{weight} % to {name}, which is not ready"
-                )
-            m.weights.update(record.weights())
-            m.shown = record.shown
-        m.annotation = record.dumps()
-        m.version += 1
-        m.manager = "progressive.istio"
-        m.writes.append((self.name, dict(m.weights), record.phase))
-        assert sum(m.weights.values()) == 100, m.weights
-        assert m.weights["old"] == 0
-        self._after_write()
-        if self.count == self.lose_answer:
-            raise Lost("connection reset after it happened")
+        with self._writing() as disturbed:
+            self._admit()
+            m.version += disturbed
+            if state.token != m.version:
+                raise Conflict("the object has been modified")
+            if move:
+                for name, weight in record.weights().items():
+                    assert m.ready[name] or not weight or name == record.stable.name, f"{weight} % to {name}, not ready"
+                m.weights.update(record.weights())
+                m.shown = record.shown
+            m.annotation = record.dumps()
+            m.version += 1
+            m.manager = "progressive.istio"
+            m.writes.append((self.name, dict(m.weights), record.phase))
+            assert sum(m.weights.values()) == 100, m.weights
+            assert m.weights["old"] == 0
 
     def follow(self, other: Other, record: Record) -> None:
-        self._before_write()
-        self._admit()
         m = self.mesh
-        if other.token != m.version:
-            raise Conflict("the object has been modified")
-        m.others[other.key].update(record.weights())
-        m.others_shown[other.key] = record.shown
-        m.version += 1
-        self._after_write()
-        if self.count == self.lose_answer:
-            raise Lost("connection reset after it happened")
+        with self._writing():
+            self._admit()
+            if other.token != m.version:
+                raise Conflict("the object has been modified")
+            m.others[other.key].update(record.weights())
+            m.others_shown[other.key] = record.shown
+            m.version += 1
 
     def programmed(self, state: State) -> Programmed:
         self._live()

@@ -51,6 +51,8 @@ PARAMS: dict[str, Any] = {
     "analysis": ANALYSIS,
     "verify_timeout": 30.0,
     "drain_timeout": 60.0,
+    "floors": "autoscalers",
+    "floors_timeout": 300.0,
     "retry": False,
     "adopt": False,
     "goal": None,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.progressive.istio.plugins.module_utils._floors import Floor
 from ansible_collections.progressive.istio.plugins.module_utils._patches import Token, patch_for
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
@@ -186,3 +187,16 @@ def test_a_record_of_the_format_before_is_understood() -> None:
 def test_a_broken_history_is_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(RecordError, match="somebody edited it"):
         loads(json.dumps({**data(), **broken}))
+
+
+def test_a_record_from_before_floors_has_none_and_has_begun() -> None:
+    older = {key: value for key, value in data().items() if key not in ("floors", "begun")}
+    assert loads(json.dumps({**older, "format": 3})) == replace(RECORD, floors=(), begun=True)
+
+
+def test_before_its_first_weight_a_release_intends_what_was_there() -> None:
+    floor = Floor("v2", "HorizontalPodAutoscaler", "app-v2", original=2, before=2, value=5, at=1.5)
+    waiting = loads(replace(RECORD, begun=False, floors=(floor,)).dumps())
+    assert waiting.floors == (floor,)
+    assert (waiting.running, waiting.weights()) == (True, {"v1": 100, "v2": 0})
+    assert waiting.shown.cohort == ()
