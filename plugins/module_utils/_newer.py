@@ -26,6 +26,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     Want,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Drifted, Stopped, World
+from ansible_collections.progressive.istio.plugins.module_utils._raising import Raising
 from ansible_collections.progressive.istio.plugins.module_utils._record import ABORTED, SUPERSEDED, Record
 from ansible_collections.progressive.istio.plugins.module_utils._watch import Watch
 from ansible_collections.progressive.istio.plugins.module_utils._writes import Writes
@@ -59,8 +60,9 @@ class Turns:
         self.elapsed = elapsed - world.now()
         self.patient = world.now() + PATIENCE_SECONDS if want.on_newer == "queue" else 0.0  # for another run's lease
 
-    def _ending(self, watch: Watch | None = None) -> Ending:
-        return Ending(self.world, self.want, self.say, watch or Watch(self.world, self.want, self.say), self.writes)
+    def _ending(self) -> Ending:
+        given = (self.world, self.want, self.say)
+        return Ending(*given, Watch(*given), self.writes, Raising(*given, self.writes))
 
     def leased(self, state: State) -> bool:
         """Whether this run has the lease now; False when things may have changed since they were read.
@@ -100,13 +102,14 @@ class Turns:
         if not isinstance(then, Start):
             weight = state.weight_of(self.want.canary)
             return self._ending().outcome("refused", left_alone(then, record), failed=True, weight=weight)
-        watch = Watch(self.world, self.want, self.say)
-        beginning = Beginning(self.world, self.want, self.say, watch, self.writes)
+        ending = self._ending()
+        given = (self.world, self.want, self.say, ending.watch, self.writes)
+        beginning = Beginning(*given, ending.floors, ending)
         beginning.prepare(self.want, then, after)
         beginning.await_endpoints(self.want.canary)
-        watch.load(record)
+        ending.watch.load(record)
         try:
-            outcome = self._ending(watch).abort(record, over.reason, asked_for=True, force=False)
+            outcome = ending.abort(record, over.reason, asked_for=True, force=False)
         except Drifted:
             raise
         except Stopped:  # it has gone on, or is over by now

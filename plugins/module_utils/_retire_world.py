@@ -15,7 +15,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._find import (
     find_route_object,
     reading,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING
+from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING, Programmed
 from ansible_collections.progressive.istio.plugins.module_utils._objects import key_of, record_of
 from ansible_collections.progressive.istio.plugins.module_utils._patches import Token, quiet, token_of, visible
 from ansible_collections.progressive.istio.plugins.module_utils._plan import (
@@ -43,11 +43,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._retire import (
 )
 from ansible_collections.progressive.istio.plugins.module_utils._rights import RETIRE, require_writes
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
-from ansible_collections.progressive.istio.plugins.module_utils._world import (
-    LiveWorld,
-    Programmed,
-    Target,
-)
+from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld, Target
 
 
 class RetiringLiveWorld(LiveWorld):
