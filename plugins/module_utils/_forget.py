@@ -30,7 +30,7 @@ REFUSED, NONE = "refused", "none"
 @dataclass(frozen=True, slots=True)
 class Remains:
     """What a service has of its release. ``marks``: our annotations of the route object; objects by what they are
-    called in messages, empty where there is none. ``unfinished``: other route objects with something of the release.
+    called in messages, empty where there is none. ``unfinished``: other objects with something of the release.
     """
 
     where: str = ""  # the route object
@@ -81,11 +81,12 @@ def refusal(there: Remains) -> str:
 
 
 def unfinished(state: State) -> tuple[str, ...]:
-    """Other route objects where a release that is over has left weights, cohort, cookie or mirror."""
+    """Where a release that is over has left weights, cohort, cookie or mirror, or a floor that it has not given back."""
     record = state.record
     if record is None or record.running or strayed(state, record, arrived=False):
         return ()
-    return tuple(other.where for other in behind(state, record))
+    floors = (floor.where for floor in record.floors if floor.ours)
+    return (*(other.where for other in behind(state, record)), *floors)
 
 
 class Forgetting:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Evidence, dumps
 from ansible_collections.progressive.istio.plugins.module_utils._floors import AUTOSCALER
+from ansible_collections.progressive.istio.plugins.module_utils._forget import unfinished
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Outcome, ReleaseError, Want
 from ansible_collections.progressive.istio.plugins.module_utils._record import Step
 from ansible_collections.progressive.istio.tests.sim.simulated import (
@@ -374,3 +375,16 @@ def test_what_may_not_be_given_back_stays_on_record_until_somebody_may() -> None
     mesh.scaling.refuses = ""
     Runner(mesh, "other").run(replace(PLAN, canary="", steps=(), state="aborted"))
     assert least(mesh) == {"v1": LEAST, "v2": LEAST}
+
+
+def test_a_release_whose_floors_are_not_given_back_is_not_forgotten() -> None:
+    mesh = town()
+    runner = Runner(mesh)
+    assert not runner.one_pass(PLAN).finished
+    record = mesh.record()
+    assert record is not None
+    state = replace(runner.observe(), record=record.ended("aborted", mesh.time, ""), weights={"v1": 100, "v2": 0})
+    assert "minReplicas of HorizontalPodAutoscaler v1" in unfinished(state)
+    mesh = town()
+    Runner(mesh).run(PLAN)
+    assert unfinished(Runner(mesh).observe()) == ()
