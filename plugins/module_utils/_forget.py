@@ -81,7 +81,7 @@ def refusal(there: Remains) -> str:
 
 
 def unfinished(state: State) -> tuple[str, ...]:
-    """Where a release that is over has left weights, cohort, cookie or mirror, or a floor that it has not given back."""
+    """Where a release that is over has left weights, cohort, cookie or mirror, or a floor that was not given back."""
     record = state.record
     if record is None or record.running or strayed(state, record, arrived=False):
         return ()
