@@ -184,9 +184,9 @@ from ansible_collections.progressive.istio.plugins.module_utils._module import (
     tolerance,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want
-from ansible_collections.progressive.istio.plugins.module_utils._preview import info
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
 from ansible_collections.progressive.istio.plugins.module_utils._sampled_world import queries, world_of
+from ansible_collections.progressive.istio.plugins.module_utils._status import info
 
 
 def main() -> None:

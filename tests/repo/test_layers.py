@@ -41,6 +41,7 @@ OUTSIDE = {
         "_roots",
         "_run",
         "_sampled_world",
+        "_status",
         "_weight",
         "_world",
     )

@@ -102,7 +102,17 @@ def test_the_shipped_rights_are_those_of_the_documentation() -> None:
     table = text.partition("## Permissions")[2].partition("\n## ")[0]
     roles = load("docs", "rbac.yml")["items"]
     names = {role["metadata"]["name"].removeprefix("progressive-istio-") for role in roles}
-    assert names == {"mesh", "statistics", "istiod", "prometheus", "jobs", "reconcile", "release", "forget"}
+    assert names == {
+        "mesh",
+        "statistics",
+        "istiod",
+        "prometheus",
+        "jobs",
+        "workloads",
+        "reconcile",
+        "release",
+        "forget",
+    }
     for rule in (rule for role in roles for rule in role["rules"]):
         for resource in rule["resources"]:
             lines = [line for line in table.splitlines() if re.search(rf"\b{resource}\b", line)]

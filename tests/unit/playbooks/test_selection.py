@@ -57,7 +57,9 @@ def test_a_selection_is_served(tmp_path: Path, arguments: tuple[str, ...], hosts
 
 def test_every_playbook_begins_with_the_selection() -> None:
     names = sorted(path.stem for path in PLAYBOOKS.glob("*.yml"))
-    words = "abort approve deploy install load plan promote reconcile resume retire rollback selection status stop"
+    words = (
+        "abort approve deploy forget install load plan promote reconcile resume retire rollback selection status stop"
+    )
     assert names == words.split()
     for name in set(names) - {"selection"}:
         lines = (PLAYBOOKS / f"{name}.yml").read_text().splitlines()

@@ -37,6 +37,11 @@ from ansible_collections.progressive.istio.plugins.module_utils._wish import Goa
 ANALYSIS = {name: spec.get("default") for name, spec in ANALYSIS_SPEC.items()}
 PARAMS: dict[str, Any] = {
     "on_orphan": None,
+    "on_newer": "refuse",
+    "queue_timeout": 3600.0,
+    "windows": [],
+    "freezes": [],
+    "max_duration": 0.0,
     "approval_timeout": 0.0,
     "canary_version": "v2",
     "stable_version": "",

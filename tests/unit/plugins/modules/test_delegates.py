@@ -9,7 +9,7 @@ import copy
 from typing import Any
 
 import pytest
-from ansible_collections.progressive.istio.plugins.module_utils import _release
+from ansible_collections.progressive.istio.plugins.module_utils import _begin
 
 from .conftest import HOST, NETWORKING, ApiServer, Json, Run, virtual_service
 
@@ -22,7 +22,7 @@ PATH = f"{NETWORKING}/virtualservices"
 @pytest.fixture(autouse=True)
 def clients(monkeypatch: pytest.MonkeyPatch) -> None:
     """This API server has no proxies that could be read."""
-    monkeypatch.setattr(_release, "require_clients", lambda *_given: None)
+    monkeypatch.setattr(_begin, "require_clients", lambda *_given: None)
 
 
 def put(api: ApiServer, name: str, *delegates: str, namespace: str = "namespace-1", **spec: Any) -> Json:

@@ -10,7 +10,7 @@ import socket
 from typing import Any
 
 import pytest
-from ansible_collections.progressive.istio.plugins.module_utils import _release
+from ansible_collections.progressive.istio.plugins.module_utils import _begin
 
 from .conftest import CORE, HOST, ApiServer, Run, pod
 
@@ -177,7 +177,7 @@ def test_the_write_is_forbidden(api: ApiServer, run: Run) -> None:
 def test_all_that_a_release_may_not_write_is_named_before_the_first_write(
     api: ApiServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_release, "require_clients", lambda *_given: None)  # this API server has no proxies
+    monkeypatch.setattr(_begin, "require_clients", lambda *_given: None)  # this API server has no proxies
     api.denied = {("patch", "virtualservices"), ("create", "leases")}
     assert refused(run("istio_canary", **CANARY), api) == (
         "in namespace namespace-1 the account that runs this may not patch virtualservices.networking.istio.io, "

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.progressive.istio.plugins.module_utils import _preview, _release
+from ansible_collections.progressive.istio.plugins.module_utils import _begin, _preview
 from ansible_collections.progressive.istio.plugins.module_utils._looks import Look, ProxyLook
 from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld
 
@@ -31,7 +31,7 @@ YOUNGER = (
 @pytest.fixture(autouse=True)
 def clients(monkeypatch: pytest.MonkeyPatch) -> None:
     """This API server has no proxies that could be read."""
-    for module in (_release, _preview):
+    for module in (_begin, _preview):
         monkeypatch.setattr(module, "require_clients", lambda *_given: None)
     monkeypatch.setattr(_preview, "RATE_SECONDS", 0.01)
 
