@@ -138,7 +138,9 @@ class Ending:
         answer = self.programmed()
         took = f"{answer.programmed} of {answer.asked} proxies after {self.world.now() - decided:.2f} s"
         text = f"{stable} has all traffic again, in {took}: {reason}"
-        self._announce("CanaryRolledBack", f"ROLLED BACK  {text}", warning=True)
+        self.say(f"ROLLED BACK  {text}")
+        if due:
+            self.world.events.tell("CanaryRolledBack", text, warning=True)
         if answer.lagging:
             late = f"still with the old weight: {'; '.join(answer.lagging[:5])}"
             self.say(f"ROLLED BACK  {late}")
