@@ -411,7 +411,7 @@ def adopted(record: Record, share: int, now: float) -> Record:
 def drift(state: State, record: Record) -> str:
     """What to say when somebody else has changed the weights that a release has set, or nothing."""
     want = record.weights()
-    if all(state.weights.get(name) == weight for name, weight in want.items()):
+    if all(state.weights.get(name, 0) == weight for name, weight in want.items()):
         return f"drift: {state.astray}; last written by {state.manager}" if state.astray else ""
     there, ours = said(state.weights), said(want)
     more = f"; {state.astray}" if state.astray else ""

@@ -8,7 +8,7 @@ No Kubernetes in here. A floor stands in the record before it is set, so a run t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,14 +21,15 @@ from ansible_collections.progressive.istio.plugins.module_utils._floors import (
     Share,
     Supply,
 )
-from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want
-from ansible_collections.progressive.istio.plugins.module_utils._protocol import Orphaned, World
+from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, Want, taken_over
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import Orphaned, Stopped, World
 from ansible_collections.progressive.istio.plugins.module_utils._record import PROMOTED, Record, Step
 from ansible_collections.progressive.istio.plugins.module_utils._writes import Writes
 
 MEASURE_SECONDS = 60.0  # after a weight; metrics-server needs two looks at a pod, 15 s apart by default
 QUICK_SECONDS = 30.0  # a step that may be shorter than this is not kept waiting for that
 SYNC_SECONDS = 15.0  # between two looks of an autoscaler
+PATIENCE_SECONDS = 10.0
 SETTLE_SECONDS = 120.0  # for a version to be measured with all traffic, before its floor is given back all the same
 
 
@@ -202,19 +203,24 @@ class Raising:
         """Set what the record says and nobody has seen set yet."""
         for floor in record.floors:
             if floor.pending and floor not in self._set:
-                self._put(floor, floor.before, floor.value)
+                self._put(record, floor, floor.before, floor.value)
                 self._set.add(floor)
 
-    def _put(self, floor: Floor, before: int, value: int) -> bool:
-        """One value in place of another; False where somebody else's is there, or no such object any more."""
+    def _put(self, record: Record, floor: Floor, before: int, value: int) -> bool:
+        """One value in place of another; False where somebody else's is there, or no such object any more.
+
+        A try that fails takes a while. Raises Stopped where the release has gone on or ended without this run.
+        """
         tries = self.writes.tries()
         while True:
+            if tries.failed and (state := self.writes.observe()).record != record:
+                raise Stopped(taken_over(state, record))
             there = self.writes.read(partial(self.world.floors.find, floor))
             if there is None or there.minimum not in (before, value):
                 return False
             if there.minimum == value:
                 return True
-            self.writes.attempt(tries, floor.where, partial(self.world.floors.set, there, value))
+            tries.failed = not self.writes.attempt(tries, floor.where, partial(self.world.floors.set, there, value))
 
     def restore(self, record: Record, moved: float, lagging: bool = False) -> Record:
         """Give back what is still ours, after the end; the record without it.
@@ -224,6 +230,30 @@ class Raising:
         mine = [floor for floor in record.floors if floor.ours]
         if not mine:
             return record
+        held = self.writes.renewed is not None
+        if not held and (holder := self._wait_for_lease()):
+            self.say(f"floors: left to {holder}, who is at this release; otherwise the next run gives them back")
+            return record
+        try:
+            return self._restore(record, mine, moved, lagging)
+        finally:
+            if not held and self.world.alive():
+                self.writes.give_back()
+
+    def _wait_for_lease(self) -> str:
+        """Who has it for longer than a run takes that has noticed its end; empty: this run has it now.
+
+        Two runs that give floors back would take away those of the next release.
+        """
+        until = self.world.now() + PATIENCE_SECONDS
+        while holder := self.writes.read(self.world.acquire):
+            if self.world.now() >= until:
+                return holder
+            self.world.sleep(self.want.interval)
+        self.writes.renewed = self.world.now()
+        return ""
+
+    def _restore(self, record: Record, mine: Sequence[Floor], moved: float, lagging: bool) -> Record:
         said, kept = list[str](), tuple[Floor, ...]()
         winner = record.canary.name if record.phase == PROMOTED else record.stable.name
         for floor in sorted(mine, key=lambda floor: floor.version == winner):
@@ -235,7 +265,7 @@ class Raising:
             else:
                 if used:
                     self._settle(record, floor, moved)
-                text, done = self._give_back(floor)
+                text, done = self._give_back(record, floor)
                 said.append(text)
                 kept = kept if done else (*kept, floor)
         left = replace(record, floors=kept)
@@ -265,7 +295,7 @@ class Raising:
             self.writes.keep_lease()
             self.world.sleep(self.want.interval)
 
-    def _give_back(self, floor: Floor) -> tuple[str, bool]:
+    def _give_back(self, record: Record, floor: Floor) -> tuple[str, bool]:
         """What became of it, in words, and whether nothing is left to do."""
         try:
             there = self.writes.read(partial(self.world.floors.find, floor))
@@ -273,7 +303,7 @@ class Raising:
                 return f"{floor.kind} {floor.name} is gone", True
             if there.minimum not in (floor.original, floor.before, floor.value):
                 return f"{floor.where} is {there.minimum}, not {floor.value} as set here: left to {there.manager}", True
-            done = self._put(floor, there.minimum, floor.original)
+            done = self._put(record, floor, there.minimum, floor.original)
         except ReleaseError as error:
             return f"{floor.where} was {floor.original} before and could not be given back: {error}", False
         return f"{floor.where} is {floor.original} again" if done else f"{floor.where} has changed: left alone", True

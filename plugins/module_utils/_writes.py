@@ -43,10 +43,11 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Tries:
-    """Of one write: since when it does not succeed, and how often it was refused."""
+    """Of one write: since when it does not succeed, how often it was refused, and whether the last try failed."""
 
     since: float
     refused: int = 0
+    failed: bool = False
 
 
 class Writes:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from ansible_collections.progressive.istio.plugins.module_utils import _evidence, _patches, _routes
+from ansible_collections.progressive.istio.plugins.module_utils._floors import AUTOSCALER
 from ansible_collections.progressive.istio.plugins.module_utils._patches import Token, token_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Crash, ReleaseError, State, Want
-from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Orphaned, Stopped
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Orphaned, Stopped
 from ansible_collections.progressive.istio.plugins.module_utils._record import (
     ABORTED,
     ANNOTATION,
@@ -30,6 +31,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import (
 )
 from ansible_collections.progressive.istio.plugins.module_utils._verdict import Tolerance
 from ansible_collections.progressive.istio.tests.sim.simulated import FAULTS, Killed, Mesh, Runner, steady
+from ansible_collections.progressive.istio.tests.sim.simulated_floors import SYNC, Object
 from ansible_collections.progressive.istio.tests.sim.simulated_shop import Client
 from ansible_collections.progressive.istio.tests.unit.plugins.module_utils.shapes import virtual_service
 
@@ -41,6 +43,7 @@ TOLERANCE = Tolerance(floor=0.2)
 BROKEN = (0.7, 1.0)  # bad requests per request of versions that must never be promoted
 RUNS = 8  # of one story at most; nothing more happens in the last ones
 CALM = 3
+LEAST, MOST, LOWERED = 2, 12, 1  # pods that an autoscaler allows, and what somebody makes of that
 SPEC = """
 hosts: [app]
 http:
@@ -80,6 +83,7 @@ class Story:
     events: tuple[Event, ...]
     faults: tuple[dict[str, int], ...]
     budget: float
+    scaled: bool  # by an autoscaler for each version
 
     @property
     def innocent(self) -> bool:
@@ -108,6 +112,7 @@ EVENTS = (
     "edit",
     "join",
     "leave",
+    "lower",
     "newer",
     "pause",
     "restart",
@@ -139,6 +144,7 @@ def draw(seed: int) -> Story:
         latency=None,
         capacity=False,
         approval_timeout=rng.choice((0.0, 20.0)),
+        floors_timeout=60.0,
     )
     stable_bad = rng.choice((0.0, 0.0, 0.0, 0.02))
     bad, onset = rng.choice(
@@ -162,6 +168,7 @@ def draw(seed: int) -> Story:
         events,
         faults,
         rng.choice((2.0, 60.0)),
+        rng.random() < 0.4,
     )
 
 
@@ -176,6 +183,17 @@ class Stage(Mesh):
         self.due = [(self.began + event.after, event.kind, event.n) for event in story.events]
         self.happened: list[str] = []
         self.trouble: list[str] = []
+        if story.scaled:
+            self._scale()
+
+    def _scale(self) -> None:
+        """v1 has five pods and needs them, by its autoscaler's target; v2 has the least."""
+        self.ready.update(v1=5, v2=LEAST)
+        self.scaling.cost = dict.fromkeys(("v1", "v2"), 1.0 / self.rps)
+        for version in ("v1", "v2"):
+            self.scaling.autoscalers[version] = [Object(AUTOSCALER, version, LEAST, MOST)]
+        self.scaling.synced_at = self.time
+        self.scaling.usage = {"v1": (1.0, self.time - SYNC), "v2": (0.0, self.time - SYNC)}
 
     def _bad(self, time: float) -> float:
         turned = time >= self.began + self.story.onset
@@ -206,7 +224,7 @@ class Stage(Mesh):
     # ---------------------------------------------------------------- events
 
     def _back(self, _n: float) -> None:
-        self.ready["v2"] = 2
+        self.ready["v2"] = max(self.ready["v2"], LEAST)
         for client in self.clients:
             client.silent = False
 
@@ -279,6 +297,11 @@ class Stage(Mesh):
         if len(self.clients) > 1:
             self.clients.pop()
 
+    def _lower(self, n: float) -> None:
+        """Somebody lowers a floor."""
+        for one in self.scaling.autoscalers.get("v1" if n < 0.5 else "v2", ()):
+            one.put(LOWERED, "argocd")
+
     def _newer(self, _n: float) -> None:
         self.hashes["v2"] = "h3"
 
@@ -307,7 +330,7 @@ class Stage(Mesh):
         self._must(given <= share or self.ready["v2"] > 0, f"{given} % to a version that is not ready")
         holder, until = self.lease or ("", 0.0)
         self._must(by.takes_no_lease or holder in ("", by.name) or until <= self.time, f"{holder} has the lease")
-        follows = before is not None and before.running and record.id == before.id
+        follows = before is not None and before.running and before.begun and record.id == before.id
         if (follows and given > share) or record.phase == PROMOTED:
             self._must(self.passes(record), f"{share} % to {given} % ({record.phase}) without a pass")
 
@@ -326,6 +349,9 @@ class Stage(Mesh):
         self._must(not (self.story.guilty and record.phase == PROMOTED), "a broken version was promoted")
         blamed = self.story.innocent and "beyond tolerance" in record.reason
         self._must(not blamed, f"a good version was blamed: {record.reason}")
+        for one in self.scaling.objects.values():
+            theirs = {LEAST, LOWERED} if "lower" in self.happened else {LEAST}
+            self._must(one.minimum in theirs, f"the floor of {one.name} stays at {one.minimum}")
         self._must(self.lease is None or self.lease[1] <= self.time, f"{self.lease} stays")
 
     def _must(self, holds: bool, text: str) -> None:
@@ -349,19 +375,16 @@ class Actor(Runner):
         return replace(state, weights=route.weights(), token=Token(obj, route), approval=approval)
 
     def write(self, state: State, record: Record, move: bool) -> None:
-        self._before_write()
-        self._admit()
         stage, token = self.mesh, token_of(state)
-        if self.count == self.conflict:
-            stage.put(_routes.copy_of(stage.obj), stage.manager)
-        if token.obj is not stage.obj:
-            raise Conflict("the object has been modified")
-        before, share = stage.record(), stage.weights["v2"]
-        stage.put(_routes.apply_patch(token.obj, _patches.patch_for(token, record, move)), "progressive.istio")
-        stage.check_write(self, before, share, record)
-        self._after_write()
-        if self.count == self.lose_answer:
-            raise Lost("connection reset after it happened")
+        with self._writing() as disturbed:
+            self._admit()
+            if disturbed:
+                stage.put(_routes.copy_of(stage.obj), stage.manager)
+            if token.obj is not stage.obj:
+                raise Conflict("the object has been modified")
+            before, share = stage.record(), stage.weights["v2"]
+            stage.put(_routes.apply_patch(token.obj, _patches.patch_for(token, record, move)), "progressive.istio")
+            stage.check_write(self, before, share, record)
 
 
 def without_ours(obj: Json) -> Json:
@@ -396,7 +419,8 @@ def tell(seed: int) -> Stage:
     stage.advance(20.0)
     if record := stage.record():
         stage.check_end(record)
-        if stage.hashes["v2"] == record.canary.hash and Actor(stage, "again").run(story.want).changed:
+        refused = stage.hashes["v2"] == record.canary.hash and (record.phase == PROMOTED or record.summary().rejects)
+        if refused and Actor(stage, "again").run(story.want).changed:
             stage.trouble.append("the same once more changes something")
     else:
         stage.trouble.append("it never began")
