@@ -347,6 +347,7 @@ options:
           - Longest time between two looks at the proxies, in seconds.
           - There are more looks while the canary gets more than ten requests in that time, one for every ten of them,
             but no more than ten a second, and none for which more than 50 proxies a second would have to be read.
+          - A look that finds many bad answers of the canary is followed by the next at once.
         type: float
         default: 1.0
       max_wait:
