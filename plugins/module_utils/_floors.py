@@ -202,7 +202,9 @@ def restored(data: Any) -> tuple[Floor, ...]:
     for floor in floors:
         numbers = (floor.original, floor.before, floor.value)
         texts = (floor.version, floor.kind, floor.name)
-        if not all(type(n) is int and n >= 0 for n in numbers) or not all(isinstance(text, str) for text in texts):
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers) or not all(
+            isinstance(text, str) for text in texts
+        ):
             raise TypeError("floors hold texts and whole numbers")
         if type(floor.at) not in (int, float) or type(floor.idle) not in (int, float):
             raise TypeError("floors hold numbers as 'at' and 'idle'")

@@ -152,11 +152,14 @@ def draw(seed: int) -> Story:
     )
     events = tuple(
         sorted(
-            (Event(rng.uniform(0, 30), rng.choice(EVENTS), rng.random()) for _ in range(rng.choice((0, 1, 1, 2, 4)))),
+            (
+                Event(rng.uniform(0, 30), rng.choice(EVENTS), rng.random())
+                for _number in range(rng.choice((0, 1, 1, 2, 4)))
+            ),
             key=lambda event: event.after,
         )
     )
-    faults = tuple({rng.choice(FAULTS): rng.randint(1, 7)} for _ in range(rng.choice((0, 1, 1, 2, 4))))
+    faults = tuple({rng.choice(FAULTS): rng.randint(1, 7)} for _number in range(rng.choice((0, 1, 1, 2, 4))))
     return Story(
         seed,
         want,
