@@ -181,6 +181,7 @@ class Result:
 
 class Runner:
     """Runs steps and prints a line for each: those that compute one after the other, live ones two at a time beside.
+    When no live one is left, who ran those computes, too.
 
     An optional step is left out when time.monotonic() is beyond ``late``.
     """
@@ -200,17 +201,22 @@ class Runner:
     def run(self, steps: Sequence[Step]) -> list[Result]:
         """Run everything, also after a failure; a step whose `needs` failed counts as failed."""
         self._open = {step.name for step in steps}
-        lanes = [[step for step in steps if not step.live], live := [step for step in steps if step.live], live]
+        quiet, live = [step for step in steps if not step.live], [step for step in steps if step.live]
+        lanes = [(quiet,), (live,), (live, quiet)]
         with ThreadPoolExecutor(max_workers=len(lanes)) as pool:
             try:
-                for future in [pool.submit(self._lane, lane) for lane in lanes]:
+                for future in [pool.submit(self._lanes, lane) for lane in lanes]:
                     future.result()
             except BaseException:
-                for lane in lanes:
-                    lane.clear()
+                quiet.clear()
+                live.clear()
                 self.commands.stop()
                 raise
         return self.results
+
+    def _lanes(self, lanes: Sequence[list[Step]]) -> None:
+        for waiting in lanes:
+            self._lane(waiting)
 
     def _lane(self, waiting: list[Step]) -> None:
         """Run steps until none is waiting; two lanes may share a list."""
