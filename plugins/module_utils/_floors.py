@@ -200,7 +200,7 @@ def restored(data: Any) -> tuple[Floor, ...]:
     """Floors from JSON. Raises TypeError for what is none."""
     floors = tuple(Floor(**one) for one in data)
     for floor in floors:
-        numbers = (floor.original, floor.before, floor.value)
+        numbers: tuple[Any, ...] = (floor.original, floor.before, floor.value)
         texts = (floor.version, floor.kind, floor.name)
         if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers) or not all(
             isinstance(text, str) for text in texts
