@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 
 from ansible_collections.progressive.istio.tests.demo.clients import Clients
-from ansible_collections.progressive.istio.tests.demo.stage import NAMESPACE, SERVICE, Json, Playing, Stage
+from ansible_collections.progressive.istio.tests.demo.stage import NAMESPACE, SERVICE, Json, Playing, Stage, StageError
 from ansible_collections.progressive.istio.tests.soak.cases import RATE, again, begin, plan, told
 from ansible_collections.progressive.istio.tests.soak.kills import STEPS, children
 
 AWAY_SECONDS = 20.0
+RETURN_SECONDS = 240.0
 PERIOD_SECONDS = 30.0  # of the schedule that looks after releases whose run has died
 PASSES = 8
 MORE_SECONDS = 5.0  # that a pass may take
@@ -89,8 +90,12 @@ def api_killed(stage: Stage, clients: Clients) -> Json:
     run = stage.play("promote", *plan(STEPS), "-e", "canary_version=v2")
     run.wait_for(r"step 2/3 .*weight 50 % in", 400)
     time.sleep(random.uniform(0.0, 8.0))
+    began = time.time()
     killed = keep_away(servers, AWAY_SECONDS)
+    _until_it_answers(stage)
+    away = round(time.time() - began, 1)
     played = run.end()
+    _until_it_answers(stage)
     total = clients.stop()
     third, same = again(stage, "v2", STEPS)
     wrong = []
@@ -102,7 +107,22 @@ def api_killed(stage: Stage, clients: Clients) -> Json:
         wrong.append(f"the next run is not changed=0: {third.recap}, object the same: {same}")
     if total.lost:
         wrong.append(f"{total.lost} requests lost: {dict(total.codes)}")
-    return {"wrong": wrong, "killed": killed, "clients": total.plain(), "first": told(played), "second": told(third)}
+    runs = {"first": told(played), "second": told(third)}
+    return {"wrong": wrong, "killed": killed, "away": away, "clients": total.plain(), **runs}
+
+
+def _until_it_answers(stage: Stage) -> None:
+    """Kubernetes takes its time with what has ended so often. Raises StageError after RETURN_SECONDS."""
+    until = time.time() + RETURN_SECONDS
+    while True:
+        try:
+            stage.call(f"/api/v1/namespaces/{NAMESPACE}/pods")
+        except StageError:
+            if time.time() > until:
+                raise
+            time.sleep(1.0)
+        else:
+            return
 
 
 def orphaned(stage: Stage, clients: Clients) -> Json:

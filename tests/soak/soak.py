@@ -117,6 +117,7 @@ def details(runs: Sequence[Json]) -> list[str]:
             ("verdict_to_weight_0", "s from the verdict to weight 0 in all proxies"),
             ("first_bad_to_last_answer", "s from the first bad answer to v3's last"),
             ("processes_gone_after", "s until the killed run's processes had ended"),
+            ("away", "s without an API server"),
             ("alone", "s from when its version turned bad to weight 0"),
             ("difference", "answers that the windows do not have"),
             ("at_most_unseen", "of them, those of ended pods and proxies at most"),
