@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the progressive.istio authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Cases of the soak: two runs at the same moment, an API server that is killed, and a run that nobody takes up."""
+"""Cases of the soak: two runs at the same moment, and a run that nobody takes up."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
 from ansible_collections.progressive.istio.tests.demo.clients import Clients
-from ansible_collections.progressive.istio.tests.demo.stage import NAMESPACE, SERVICE, Json, Playing, Stage, StageError
+from ansible_collections.progressive.istio.tests.demo.stage import NAMESPACE, SERVICE, Json, Playing, Stage
 from ansible_collections.progressive.istio.tests.soak.cases import RATE, again, begin, plan, told
 from ansible_collections.progressive.istio.tests.soak.kills import STEPS, children
 
-AWAY_SECONDS = 20.0
-RETURN_SECONDS = 240.0
 PERIOD_SECONDS = 30.0  # of the schedule that looks after releases whose run has died
 PASSES = 8
 MORE_SECONDS = 5.0  # that a pass may take
@@ -49,80 +46,6 @@ def two_at_once(stage: Stage, clients: Clients) -> Json:
     if total.lost:
         wrong.append(f"{total.lost} requests lost: {dict(total.codes)}")
     return {"wrong": wrong, "clients": total.plain(), "first": told(played[0]), "second": told(played[1])}
-
-
-def api_servers(stage: Stage) -> list[int]:
-    """Processes of this cluster's API server, whose node has an address of its own."""
-    (node,) = stage.call("/api/v1/nodes")["items"]
-    address = next(one["address"] for one in node["status"]["addresses"] if one["type"] == "InternalIP")
-    return _serving(f"--advertise-address={address}")
-
-
-def _serving(argument: str) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = path.read_text("utf-8", "replace").split("\0")
-            if words[0].endswith("kube-apiserver") and argument in words:
-                found.append(int(path.parent.name))
-    return found
-
-
-def keep_away(pids: list[int], seconds: float) -> int:
-    """Kill these, and whatever takes their place, for so long. How many were killed."""
-    words = Path(f"/proc/{pids[0]}/cmdline").read_text("utf-8").split("\0")
-    argument = next(word for word in words if word.startswith("--advertise-address="))
-    until, killed = time.time() + seconds, 0
-    while time.time() < until:
-        for pid in _serving(argument):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-        time.sleep(0.2)
-    return killed
-
-
-def api_killed(stage: Stage, clients: Clients) -> Json:
-    """The API server is killed, and kept away, at a random moment of the second step; the same run goes on."""
-    begin(stage)
-    clients.start(RATE)
-    servers = api_servers(stage)
-    run = stage.play("promote", *plan(STEPS), "-e", "canary_version=v2")
-    run.wait_for(r"step 2/3 .*weight 50 % in", 400)
-    time.sleep(random.uniform(0.0, 8.0))
-    began = time.time()
-    killed = keep_away(servers, AWAY_SECONDS)
-    _until_it_answers(stage)
-    away = round(time.time() - began, 1)
-    played = run.end()
-    _until_it_answers(stage)
-    total = clients.stop()
-    third, same = again(stage, "v2", STEPS)
-    wrong = []
-    if played.code or stage.record().get("phase") != "promoted":
-        wrong.append(f"not promoted: exit code {played.code}, {played.lines[-3:]}")
-    if not any(event.startswith("NO ANSWER") for event in played.events):
-        wrong.append(f"it did not notice: {played.events}")
-    if third.code or third.changed or not same:
-        wrong.append(f"the next run is not changed=0: {third.recap}, object the same: {same}")
-    if total.lost:
-        wrong.append(f"{total.lost} requests lost: {dict(total.codes)}")
-    runs = {"first": told(played), "second": told(third)}
-    return {"wrong": wrong, "killed": killed, "away": away, "clients": total.plain(), **runs}
-
-
-def _until_it_answers(stage: Stage) -> None:
-    """Kubernetes takes its time with what has ended so often. Raises StageError after RETURN_SECONDS."""
-    until = time.time() + RETURN_SECONDS
-    while True:
-        try:
-            stage.call(f"/api/v1/namespaces/{NAMESPACE}/pods")
-        except StageError:
-            if time.time() > until:
-                raise
-            time.sleep(1.0)
-        else:
-            return
 
 
 def orphaned(stage: Stage, clients: Clients) -> Json:

@@ -45,7 +45,7 @@ from ansible_collections.progressive.istio.tests.soak.cases import (
     release,
 )
 from ansible_collections.progressive.istio.tests.soak.kills import killed
-from ansible_collections.progressive.istio.tests.soak.life import api_killed, orphaned, two_at_once
+from ansible_collections.progressive.istio.tests.soak.life import orphaned, two_at_once
 from ansible_collections.progressive.istio.tests.soak.windows import windows
 
 MODULE = "ansible_collections.progressive.istio.tests.soak.soak"
@@ -57,7 +57,6 @@ CASES: dict[str, tuple[str, Case]] = {
     "kill-playbook": ("SIGKILL of ansible-playbook alone", partial(killed, whole_tree=False)),
     "kill-tree": ("SIGKILL of its whole process tree", partial(killed, whole_tree=True)),
     "two-at-once": ("two runs of one release, started together", two_at_once),
-    "api-killed": ("the API server is killed, and away for 20 s", api_killed),
     "orphaned": ("a run is killed, its version turns bad; reconcile every 30 s", orphaned),
     "broken-5-first": ("v3 with 5 % errors, first step", partial(broken_first, rate=0.05)),
     "broken-100-first": ("v3 with 100 % errors, first step", partial(broken_first, rate=1.0)),
@@ -117,7 +116,6 @@ def details(runs: Sequence[Json]) -> list[str]:
             ("verdict_to_weight_0", "s from the verdict to weight 0 in all proxies"),
             ("first_bad_to_last_answer", "s from the first bad answer to v3's last"),
             ("processes_gone_after", "s until the killed run's processes had ended"),
-            ("away", "s without an API server"),
             ("alone", "s from when its version turned bad to weight 0"),
             ("difference", "answers that the windows do not have"),
             ("at_most_unseen", "of them, those of ended pods and proxies at most"),
