@@ -33,7 +33,12 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import settle
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Stopped, World
 from ansible_collections.progressive.istio.plugins.module_utils._raising import Raising
-from ansible_collections.progressive.istio.plugins.module_utils._record import ENVIRONMENT, PROGRESSING, Record
+from ansible_collections.progressive.istio.plugins.module_utils._record import (
+    ENVIRONMENT,
+    PROGRESSING,
+    Record,
+    Step,
+)
 from ansible_collections.progressive.istio.plugins.module_utils._watch import FULL, Watch
 from ansible_collections.progressive.istio.plugins.module_utils._writes import Writes
 
@@ -41,6 +46,40 @@ from ansible_collections.progressive.istio.plugins.module_utils._writes import W
 def no_endpoint(version: str, missing: Sequence[str]) -> str:
     """In words: these proxies have none of a version."""
     return f"no healthy endpoint of {version} in {len(missing)} proxies: {'; '.join(missing[:5])}"
+
+
+def _planned(want: Want, decision: Start | Adopt) -> tuple[tuple[Step, ...], int]:
+    """The steps of a release that may begin, and which is its first one."""
+    return (decision.steps, decision.first) if isinstance(decision, Adopt) else (want.steps, 0)
+
+
+def not_now(want: Want, decision: Start | Adopt, now: float) -> str:
+    """Why its time has not come, in words; empty when it has."""
+    steps, first = _planned(want, decision)
+    closed = want.calendar.too_long(now, least_seconds(steps[first:]))
+    return f"{decision.canary.name} is not released now: {closed}" if closed else ""
+
+
+def first_record(name: str, want: Want, decision: Start | Adopt, state: State, by: str, now: float) -> Record:
+    """The record of a release that may begin. ``name``: its identifier; ``by``: whoever begins it."""
+    steps, first = _planned(want, decision)
+    return Record(
+        name,
+        state.uid,
+        decision.stable,
+        decision.canary,
+        steps,
+        first,
+        PROGRESSING,
+        now,
+        now,
+        by,
+        others=tuple(other.key for other in state.others),
+        audience=want.audience,
+        observe=want.observe,
+        previous=state.record.history() if state.record else (),
+        floors=state.record.floors if state.record else (),  # that could not be given back yet
+    )
 
 
 class Beginning:
@@ -61,38 +100,16 @@ class Beginning:
 
     def prepare(self, want: Want, decision: Start | Adopt, state: State) -> Record:
         """The record of a release that may begin. Raises ReleaseError for what keeps it from that."""
-        first = decision.first if isinstance(decision, Adopt) else 0
-        if closed := want.calendar.too_long(self.world.now(), least_seconds(want.steps[first:])):
-            raise ReleaseError(f"{decision.canary.name} is not released now: {closed}")
+        if closed := not_now(want, decision, self.world.now()):
+            raise ReleaseError(closed)
         look = self.world.look()
         require_clients(state, look)
         settle(self.world.preflight(state, look), want.preflight == "enforce", self.say)
-        record = self._record_for(want, decision, state)
+        record = first_record(secrets.token_hex(4), want, decision, state, self.world.identity(), self.world.now())
         self.world.rehearse(state, record)
         self.world.checks.rehearse(want.checks, about(record))
         self.world.counters.rehearse(want.counters, (record.canary.name, record.stable.name))
         return self.floors.begin(record, isinstance(decision, Adopt))
-
-    def _record_for(self, want: Want, decision: Start | Adopt, state: State) -> Record:
-        now = self.world.now()
-        steps, first = (decision.steps, decision.first) if isinstance(decision, Adopt) else (want.steps, 0)
-        return Record(
-            secrets.token_hex(4),
-            state.uid,
-            decision.stable,
-            decision.canary,
-            steps,
-            first,
-            PROGRESSING,
-            now,
-            now,
-            self.world.identity(),
-            others=tuple(other.key for other in state.others),
-            audience=want.audience,
-            observe=want.observe,
-            previous=state.record.history() if state.record else (),
-            floors=state.record.floors if state.record else (),  # that could not be given back yet
-        )
 
     def start(self, want: Want, record: Record, state: State) -> Record:
         """Its record, with the first weight unless pods for that are still to come."""

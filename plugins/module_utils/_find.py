@@ -16,7 +16,9 @@ from ansible_collections.progressive.istio.plugins.module_utils._evidence import
 from ansible_collections.progressive.istio.plugins.module_utils._mesh import NETWORKING
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Service, versions_by_service
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
-from ansible_collections.progressive.istio.plugins.module_utils._protocol import Unreachable
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
+
+SERVER_ERROR = 500
 
 
 class NoRouteObject(ReleaseError):
@@ -33,6 +35,21 @@ def reading() -> Iterator[None]:
     except ApiError as error:
         raise ReleaseError(str(error)) from None
     except (_routes.RouteError, _record.RecordError) as error:
+        raise ReleaseError(str(error)) from None
+
+
+@contextmanager
+def writing(*conflicts: int) -> Iterator[None]:
+    """The same around a write: what may have happened is Lost. ``conflicts``: what the API answers to a stale one."""
+    try:
+        yield
+    except NoAnswer as error:
+        raise Lost(str(error)) from None
+    except ApiError as error:
+        if error.status in conflicts:
+            raise Conflict(str(error)) from None
+        if error.status >= SERVER_ERROR:  # a webhook that does not answer, for one: istiod's own
+            raise Lost(str(error)) from None
         raise ReleaseError(str(error)) from None
 
 

@@ -15,12 +15,11 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils._capacity import target_of
 from ansible_collections.progressive.istio.plugins.module_utils._capacity_world import AUTOSCALERS, METRICS
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer
-from ansible_collections.progressive.istio.plugins.module_utils._find import reading
+from ansible_collections.progressive.istio.plugins.module_utils._find import reading, writing
 from ansible_collections.progressive.istio.plugins.module_utils._floors import AUTOSCALER, Floor, Scaler, Supply
 from ansible_collections.progressive.istio.plugins.module_utils._objects import Service, pods_of
 from ansible_collections.progressive.istio.plugins.module_utils._objects import workloads as workloads_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError
-from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost
 from ansible_collections.progressive.istio.plugins.module_utils._routes import Object
 from ansible_collections.progressive.istio.plugins.module_utils._scalers import (
     WORKLOADS,
@@ -33,7 +32,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._scalers import 
 
 LIST_SECONDS = 15.0  # between looks for autoscalers that were not there before; those that are known are read each time
 METRICS_SECONDS = 5.0
-SERVER_ERROR = 500
 
 
 class FloorReader:
@@ -158,16 +156,8 @@ class FloorReader:
             {"op": "add", "path": path, "value": value},
         ]
         target = {"metadata": {"namespace": self._namespace, "name": name}}
-        try:
+        with writing(409):
             self._cluster.patch_json(api, target, plural, patch)
-        except NoAnswer as error:
-            raise Lost(str(error)) from None
-        except ApiError as error:
-            if error.status == 409:
-                raise Conflict(str(error)) from None
-            if error.status >= SERVER_ERROR:
-                raise Lost(str(error)) from None
-            raise ReleaseError(str(error)) from None
 
 
 def _obstacles(service: Service, pods: Sequence[Object], version: str) -> Sequence[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.progressive.istio.plugins.module_utils import _routes
 from ansible_collections.progressive.istio.plugins.module_utils._cluster import ApiError, Cluster, NoAnswer, path_of
 from ansible_collections.progressive.istio.plugins.module_utils._find import (
+    SERVER_ERROR,
     NoRouteObject,
     find_route_object,
     own_name,
@@ -34,7 +35,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._record import A
 from ansible_collections.progressive.istio.plugins.module_utils._report import Journal, result_of
 from ansible_collections.progressive.istio.plugins.module_utils._rights import FORGET, require_writes
 from ansible_collections.progressive.istio.plugins.module_utils._run import Run
-from ansible_collections.progressive.istio.plugins.module_utils._world import SERVER_ERROR, LiveWorld, Target
+from ansible_collections.progressive.istio.plugins.module_utils._world import LiveWorld, Target
 
 
 class ForgettingLiveWorld(LiveWorld):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.progressive.istio.plugins.module_utils._admit import admit
+from ansible_collections.progressive.istio.plugins.module_utils._begin import first_record, not_now
 from ansible_collections.progressive.istio.plugins.module_utils._checks import About, Answer, Job, about
 from ansible_collections.progressive.istio.plugins.module_utils._counters import PARTS, said_of
 from ansible_collections.progressive.istio.plugins.module_utils._evidence import Coverage, covered
@@ -46,7 +47,6 @@ from ansible_collections.progressive.istio.plugins.module_utils._plan import (
     State,
     Supersede,
     Want,
-    least_seconds,
     require_clients,
     resolve,
 )
@@ -125,11 +125,8 @@ def _superseding(world: LiveWorld, state: State, want: Want, record: Record) -> 
 
 def _begun_or_resumed(world: LiveWorld, state: State, want: Want, decision: Start | Adopt | Resume) -> dict[str, Any]:
     now = world.now()
-    if not isinstance(decision, Resume):
-        first = decision.first if isinstance(decision, Adopt) else 0
-        if closed := want.calendar.too_long(now, least_seconds(want.steps[first:])):
-            text = f"{decision.canary.name} is not released now: {closed}"
-            return {"phase": "refused", "failed": True, "changed": False, "msg": text, "plan": []}
+    if not isinstance(decision, Resume) and (closed := not_now(want, decision, now)):
+        return {"phase": "refused", "failed": True, "changed": False, "msg": closed, "plan": []}
     look = world.look()
     require_clients(state, look)
     findings: Sequence[Finding] = ()
@@ -139,12 +136,7 @@ def _begun_or_resumed(world: LiveWorld, state: State, want: Want, decision: Star
         writes, then = _resumed(want, decision, now)
         text = f"release {record.id} is {record.phase} at step {record.step + 1} of {len(record.steps)}; {then}"
     else:
-        steps, first = (decision.steps, decision.first) if isinstance(decision, Adopt) else (want.steps, 0)
-        record = Record(
-            "(new)", state.uid, decision.stable, decision.canary, steps, first, PROGRESSING, now, now, world.identity()
-        )
-        record = replace(record, audience=want.audience, observe=want.observe)
-        record = replace(record, previous=state.record.history() if state.record else ())
+        record = first_record("(new)", want, decision, state, world.identity(), now)
         world.rehearse(state, record)
         world.checks.rehearse(want.checks, _subject(record))
         world.counters.rehearse(want.counters, (record.canary.name, record.stable.name))

@@ -28,6 +28,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._find import (
     own_name,
     reading,
     stored_evidence,
+    writing,
 )
 from ansible_collections.progressive.istio.plugins.module_utils._floors_world import FloorReader
 from ansible_collections.progressive.istio.plugins.module_utils._lease import Lease, Leasing, metadata_of
@@ -57,7 +58,7 @@ from ansible_collections.progressive.istio.plugins.module_utils._observed import
 from ansible_collections.progressive.istio.plugins.module_utils._patches import Token, token_of, tokens_of
 from ansible_collections.progressive.istio.plugins.module_utils._plan import Other, ReleaseError, State, Workload
 from ansible_collections.progressive.istio.plugins.module_utils._preflight import look_over
-from ansible_collections.progressive.istio.plugins.module_utils._protocol import Conflict, Lost, Unreachable
+from ansible_collections.progressive.istio.plugins.module_utils._protocol import Unreachable
 from ansible_collections.progressive.istio.plugins.module_utils._reach import routed_elsewhere
 from ansible_collections.progressive.istio.plugins.module_utils._record import APPROVE, Record
 from ansible_collections.progressive.istio.plugins.module_utils._rights import all_that_is_missing, require_writes
@@ -68,7 +69,6 @@ SLOW_READ_SECONDS = 2.0  # pods, Service and DestinationRule are read at most th
 EXPLAIN_SECONDS = 5.0  # istiod is asked about a proxy that has not run a change for so long
 SWEEP_SECONDS = 15.0  # proxies that never sent a request to the service are asked this often,
 SWEEP_MOST = 32  # so many at once
-SERVER_ERROR = 500
 OBSERVE_SECONDS = 0.5  # between looks at what proxies send, where their routes may not be read
 
 
@@ -273,16 +273,8 @@ class LiveWorld(Leasing):
         self._patch(*_routes.RESOURCES[self.kind], token.obj, patch)
 
     def _patch(self, api: str, plural: str, obj: Mapping[str, Any], patch: list[dict[str, Any]]) -> None:
-        try:
+        with writing(409, 422):
             self.cluster.patch_json(api, obj, plural, patch)
-        except NoAnswer as error:
-            raise Lost(str(error)) from None
-        except ApiError as error:
-            if error.status in (409, 422):
-                raise Conflict(str(error)) from None
-            if error.status >= SERVER_ERROR:  # a webhook that does not answer, for one: istiod's own
-                raise Lost(str(error)) from None
-            raise ReleaseError(str(error)) from None
 
     def pod_names(self) -> Mapping[str, str]:
         return pod_names(self._pods, self._version_pods)

@@ -458,25 +458,27 @@ def steady(rate: float) -> Rate:
 FAULTS = ("kill_before", "kill_after", "lose_answer", "lose_write", "conflict")
 
 
-def fault_at_every_write(make: Callable[[], Mesh], want: Want, fault: str) -> Iterator[tuple[Mesh, Outcome]]:
+def fault_at_every_write(
+    make: Callable[[], Mesh], want: Want, fault: str, runs: Callable[[Mesh, str], Runner] = Runner
+) -> Iterator[tuple[Mesh, Outcome]]:
     """The same release again and again, with the fault at another of its writes each time; what is killed is taken up.
 
-    Running it once more changes nothing.
+    ``runs`` makes each run. Running it once more changes nothing.
     """
     count = number = 0
     while number <= count:
         number += 1
         mesh = make()
-        runner = Runner(mesh)
+        runner = runs(mesh, "runner-1")
         setattr(runner, fault, number)
         try:
             outcome = runner.run(want)
         except Killed:
             mesh.advance(20.0)  # the lease of the dead runs out; users go on meanwhile
-            outcome = Runner(mesh, "next").run(want)
+            outcome = runs(mesh, "next").run(want)
         count = max(count, runner.count)
         yield mesh, outcome
-        assert not Runner(mesh, "again").run(want).changed, (fault, number)
+        assert not runs(mesh, "again").run(want).changed, (fault, number)
 
 
 def check_end(mesh: Mesh, outcome: Outcome) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -21,6 +20,7 @@ from ansible_collections.progressive.istio.tests.sim.simulated import (
     Mesh,
     Runner,
     check_end,
+    fault_at_every_write,
     steady,
 )
 from ansible_collections.progressive.istio.tests.sim.simulated_floors import Object
@@ -116,28 +116,10 @@ class Counted(Runner):
         self.mesh.evidence = dumps(evidence)
 
 
-def faulty(make: Callable[[], Mesh], want: Want, fault: str) -> Iterator[tuple[Mesh, Outcome]]:
-    """The same release with the fault at another write each time, taken up by a second run where the first one died."""
-    count = number = 0
-    while number <= count:
-        number += 1
-        mesh = make()
-        runner = Counted(mesh)
-        setattr(runner, fault, number)
-        try:
-            outcome = runner.run(want)
-        except Killed:
-            mesh.advance(20.0)
-            outcome = Counted(mesh, "next").run(want)
-        count = max(count, runner.count)
-        yield mesh, outcome
-        assert not Counted(mesh, "again").run(want).changed, (fault, number)
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("want", [QUICK, BIG], ids=["small", "big"])
 def test_whatever_a_run_is_killed_at_floors_go_back(fault: str, want: Want) -> None:
-    for mesh, outcome in faulty(town, want, fault):
+    for mesh, outcome in fault_at_every_write(town, want, fault, Counted):
         assert outcome.phase == "promoted", outcome.text
         ends_as_it_began(mesh, outcome)
 
@@ -149,7 +131,7 @@ def test_the_same_where_it_is_taken_back(fault: str) -> None:
         mesh.rates["v2"] = gone_bad(mesh)
         return mesh
 
-    for mesh, outcome in faulty(make, QUICK, fault):
+    for mesh, outcome in fault_at_every_write(make, QUICK, fault, Counted):
         assert outcome.phase == "aborted", outcome.text
         ends_as_it_began(mesh, outcome)
 

@@ -13,7 +13,15 @@ from ansible_collections.progressive.istio.plugins.module_utils._objects import 
 from ansible_collections.progressive.istio.plugins.module_utils._plan import ReleaseError, State, Want
 from ansible_collections.progressive.istio.plugins.module_utils._protocol import Drifted, Stopped
 from ansible_collections.progressive.istio.plugins.module_utils._record import SUPERSEDED, Step
-from ansible_collections.progressive.istio.tests.sim.simulated import FAULTS, WANT, Killed, Mesh, Runner, steady
+from ansible_collections.progressive.istio.tests.sim.simulated import (
+    FAULTS,
+    WANT,
+    Killed,
+    Mesh,
+    Runner,
+    fault_at_every_write,
+    steady,
+)
 
 KEY = "ns/edge"
 NEWER = replace(WANT, canary="v3", on_newer="supersede")
@@ -83,22 +91,10 @@ def test_the_superseded_version_is_not_rejected() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_wherever_the_run_is_killed_the_next_one_goes_on(fault: str) -> None:
-    count = number = 0
-    while number <= count:
-        number += 1
-        mesh = under_way()
-        runner = Runner(mesh, "second")
-        setattr(runner, fault, number)
-        try:
-            outcome = runner.run(NEWER)
-        except Killed:
-            mesh.advance(20.0)
-            outcome = Runner(mesh, "next").run(NEWER)
-        count = max(count, runner.count)
-        assert (outcome.phase, mesh.weights["v3"]) == ("promoted", 100), (fault, number)
+    for mesh, outcome in fault_at_every_write(under_way, NEWER, fault):
+        assert (outcome.phase, mesh.weights["v3"]) == ("promoted", 100), fault
         assert mesh.others[KEY] == {"v1": 0, "v2": 0, "v3": 100}
         assert not any(w["v2"] and w["v3"] for _who, w, _phase in mesh.writes)
-        assert not Runner(mesh, "again").run(NEWER).changed
 
 
 def _not_ready(mesh: Mesh) -> None:
